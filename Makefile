@@ -1,0 +1,54 @@
+# Everything happens in .venv, beside this file; `make clean` takes it all away again.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= runs/digits-quick
+SOURCES := setup.py $(wildcard csrc/*)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: all paper test lint kernels pytest bench clean
+.DELETE_ON_ERROR:
+
+all: .venv/built
+
+# Train three classifiers on real digits, attack them, write tables, curves, pictures and one page.
+paper: .venv/built
+	fastrobust paper --data-set digits --preset quick --out $(OUT)
+
+# Every check, the same ones that a change must pass.
+test: lint kernels pytest
+
+lint: .venv/built
+	ruff check
+	ruff format --check
+	mypy
+	clang-format --dry-run -Werror csrc/*.h csrc/*.cpp $(wildcard csrc/*.cu) csrc/tests/*
+
+kernels: .venv/built
+	cmake -S . -B build/kernels -G Ninja
+	cmake --build build/kernels
+	ctest --test-dir build/kernels --output-on-failure
+
+pytest: .venv/built
+	python -m pytest
+
+bench: .venv/built
+	python -m benches
+
+clean:
+	rm -rf .venv build dist *.egg-info fastrobust/_C*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "fastrobust needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V); set PYTHON="; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# torch first: the extension is compiled against the torch that it will run with.
+.venv/installed: pyproject.toml | .venv/bin/python
+	python -m pip install --quiet "setuptools>=77" wheel pybind11 ninja numpy torch torchvision
+	python -m pip install --quiet --no-build-isolation --editable ".[paper,test,bench,dev]"
+	touch $@
+
+.venv/built: .venv/installed $(SOURCES)
+	python setup.py --quiet build_ext --inplace
+	touch $@

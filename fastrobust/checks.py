@@ -1,0 +1,61 @@
+"""Checks of what a user hands in; every message says the wish, then the fact."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def images(x: object, name: str = "x") -> Tensor:
+    """Return `x` if it is a batch of finite floating-point images (N, ...), else raise."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(
+            f"{name} must be floating point with pixels in [0, 1], got {x.dtype}; "
+            f"for 8-bit images use {name}.float() / 255"
+        )
+    if x.dim() < 2:
+        raise ValueError(f"{name} must have shape (N, ...), got {tuple(x.shape)}")
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{name} must be finite, got NaN or inf")
+    return x
+
+
+def labels(
+    y: object, count: int, num_classes: int, device: torch.device, name: str = "y"
+) -> Tensor:
+    """Return `y` as int64 if it holds `count` class indices below `num_classes`, else raise."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor of class indices, got {type(y).__name__}")
+    if y.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
+        raise TypeError(f"{name} must hold integer class indices, got {y.dtype}")
+    if tuple(y.shape) != (count,):
+        raise ValueError(f"{name} must have shape ({count},), one per image, got {tuple(y.shape)}")
+    if y.device != device:
+        raise RuntimeError(f"{name} must be on {device} like the images, got {y.device}")
+    if count and not (0 <= int(y.min()) and int(y.max()) < num_classes):
+        raise ValueError(
+            f"{name} must lie in [0, {num_classes}), got {int(y.min())} to {int(y.max())}"
+        )
+    return y.long()
+
+
+def per_row(value: float | Tensor, like: Tensor, name: str) -> Tensor:
+    """Return `value` as one non-negative finite number per row of `like`: (N,), its dtype, device."""
+    count = len(like)
+    if isinstance(value, Tensor) and value.dim() > 0:
+        if tuple(value.shape) != (count,):
+            raise ValueError(
+                f"{name} must be a number or have shape ({count},), got {tuple(value.shape)}"
+            )
+        if value.device != like.device:
+            raise RuntimeError(f"{name} must be on {like.device}, got {value.device}")
+        rows = value.detach().to(like.dtype)
+        if count and not (torch.isfinite(rows).all() and (rows >= 0).all()):
+            raise ValueError(f"{name} must be finite and >= 0 in every row, got {rows.tolist()}")
+        return rows
+    number = float(value)
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(f"{name} must be finite and >= 0, got {number}")
+    return torch.full((count,), number, dtype=like.dtype, device=like.device)
