@@ -7,8 +7,7 @@ data sets, training, sweeps and reports need the ``paper`` extra and load on fir
 import importlib
 from types import ModuleType
 
-from . import attacks, engine, heads, models, ops
-from .build import build_info
+from . import heads, models, ops
 from .classifier import Classifier
 from .codebook import Codebook
 from .errors import CheckpointError, StoreError
@@ -21,15 +20,12 @@ __all__ = [
     "Codebook",
     "StoreError",
     "__version__",
-    "attacks",
-    "build_info",
-    "engine",
     "heads",
     "models",
     "ops",
 ]
 
-_ON_FIRST_USE = ("checkpoint", "data", "report", "sweep", "train")
+_ON_FIRST_USE = ("attacks", "engine", "checkpoint", "data", "report", "sweep", "train")
 
 
 def __getattr__(name: str) -> ModuleType:
