@@ -1,0 +1,24 @@
+"""The kernels as PyTorch operations, each beside its pure-PyTorch reference.
+
+Every module holds, in this order: the public wrapper, the registered operation, its fake
+(shapes only), its autograd, the unregistered fast entry ``launch_*`` and the reference ``*_ref``.
+"""
+
+from .decode import decode, decode_ref
+from .head import head, head_ref, tanh_mse, tanh_mse_ref
+from .start import random_start_, random_start_ref_
+from .step import step, step_, step_ref_
+
+__all__ = [
+    "decode",
+    "decode_ref",
+    "head",
+    "head_ref",
+    "random_start_",
+    "random_start_ref_",
+    "step",
+    "step_",
+    "step_ref_",
+    "tanh_mse",
+    "tanh_mse_ref",
+]
