@@ -34,15 +34,15 @@ def labels(
         raise ValueError(f"{name} must have shape ({count},), one per image, got {tuple(y.shape)}")
     if y.device != device:
         raise RuntimeError(f"{name} must be on {device} like the images, got {y.device}")
-    if count and not (0 <= int(y.min()) and int(y.max()) < num_classes):
-        raise ValueError(
-            f"{name} must lie in [0, {num_classes}), got {int(y.min())} to {int(y.max())}"
-        )
+    if count:
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(f"{name} must lie in [0, {num_classes}), got {low} to {high}")
     return y.long()
 
 
 def per_row(value: float | Tensor, like: Tensor, name: str) -> Tensor:
-    """Return `value` as one non-negative finite number per row of `like`: (N,), its dtype, device."""
+    """Return `value` as (N,), one finite number >= 0 per row, in the dtype and device of `like`."""
     count = len(like)
     if isinstance(value, Tensor) and value.dim() > 0:
         if tuple(value.shape) != (count,):
@@ -52,8 +52,9 @@ def per_row(value: float | Tensor, like: Tensor, name: str) -> Tensor:
         if value.device != like.device:
             raise RuntimeError(f"{name} must be on {like.device}, got {value.device}")
         rows = value.detach().to(like.dtype)
-        if count and not (torch.isfinite(rows).all() and (rows >= 0).all()):
-            raise ValueError(f"{name} must be finite and >= 0 in every row, got {rows.tolist()}")
+        bad = rows[~(torch.isfinite(rows) & (rows >= 0))]
+        if len(bad):
+            raise ValueError(f"{name} must be finite and >= 0 in every row, got {float(bad[0])}")
         return rows
     number = float(value)
     if not (math.isfinite(number) and number >= 0):

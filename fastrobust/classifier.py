@@ -106,7 +106,9 @@ def as_classifier(model: nn.Module | Callable[[Tensor], Tensor]) -> Classifier:
     if isinstance(model, Classifier):
         return model
     if not isinstance(model, nn.Module) and not callable(model):
-        raise TypeError(f"model must be a torch.nn.Module or a callable, got {type(model).__name__}")
+        raise TypeError(
+            f"model must be a torch.nn.Module or a callable, got {type(model).__name__}"
+        )
     return Classifier(model if isinstance(model, nn.Module) else _Callable(model), Softmax("ce"))
 
 

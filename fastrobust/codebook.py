@@ -60,9 +60,7 @@ class Codebook:
             key: the secret; not stored.
         """
         if num_classes < 1 or length < 1:
-            raise ValueError(
-                f"num_classes and length must be >= 1, got {num_classes} and {length}"
-            )
+            raise ValueError(f"num_classes and length must be >= 1, got {num_classes} and {length}")
         words = np.frombuffer(hashlib.sha256(key.encode()).digest(), "<u4")
         counter = np.zeros((-(-num_classes * length // 4), 4), np.uint32)
         counter[:, 0] = np.arange(len(counter))

@@ -1,4 +1,3 @@
-
 import pytest
 import torch
 
@@ -35,5 +34,3 @@ def doctest_names(doctest_namespace):
     import fastrobust
 
     doctest_namespace.update(torch=torch, nn=torch.nn, fr=fastrobust)
-
-

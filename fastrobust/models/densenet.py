@@ -173,9 +173,7 @@ def by_name(name: str, in_channels: int = 3, num_outputs: int = 10) -> DenseNet:
         [12, 12, 12]
     """
     if name == "digits":
-        return densenet(
-            layers=(3, 3), growth=8, in_channels=in_channels, num_outputs=num_outputs
-        )
+        return densenet(layers=(3, 3), growth=8, in_channels=in_channels, num_outputs=num_outputs)
     plain = name.startswith("plain-")
     try:
         depth, growth = map(int, name.removeprefix("plain-").split("-"))
