@@ -65,7 +65,7 @@ class Head(nn.Module):
         return (self.units(z) @ vectors.T - vectors.square().sum(1) / 2) / temperature
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
-        """Return the training loss (N,) of pre-activations z (N, d) with labels y (N,). Differentiable.
+        """Training loss (N,), differentiable, of pre-activations z (N, d) with labels y (N,).
 
         Cross-entropy of the class scores, or the mean over the d units of the squared error to the
         label's target vector (Keras' "mse", which averages over the last axis).
@@ -86,8 +86,9 @@ class Head(nn.Module):
         """Move and cast like any module, but never round the codewords to half precision."""
         before = self.vectors
         super()._apply(fn, recurse)
-        if before is not None and self.vectors.element_size() < before.element_size():
-            self.vectors = before.to(self.vectors.device)
+        after = self.vectors
+        if before is not None and after is not None and after.itemsize < before.itemsize:
+            self.vectors = before.to(after.device)
         return self
 
 
