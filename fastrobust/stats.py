@@ -1,0 +1,38 @@
+"""How far a rate over a finite number of images can be trusted."""
+
+import math
+
+Z_95 = 1.959963984540054  # the 97.5% quantile of the normal distribution
+
+
+def wilson(hits: int, count: int, z: float = Z_95) -> tuple[float, float]:
+    """Return Wilson's score interval of a rate, 95% by default.
+
+    Unlike the textbook interval it stays inside [0, 1] and keeps its width at rates of 0 and 1,
+    where robustness tables live (E. B. Wilson, JASA 22, 1927, pp. 209-212).
+
+    Args:
+        hits: Number of successes, 0 to `count`.
+        count: Number of images, at least 1.
+        z: Quantile of the normal distribution.
+
+    Raises:
+        ValueError: `count` is not positive or `hits` lies outside [0, count].
+
+    >>> from fastrobust import stats
+    >>> low, high = stats.wilson(0, 200)
+    >>> low, round(high, 3)
+    (0.0, 0.019)
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
+    if not 0 <= hits <= count:
+        raise ValueError(f"hits must lie in [0, {count}], got {hits}")
+    rate = hits / count
+    scale = 1 + z * z / count
+    centre = (rate + z * z / (2 * count)) / scale
+    half = z / scale * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
+    # Rounding alone would leave 1e-18 where the bound is exactly the end of the scale.
+    low = 0.0 if hits == 0 else centre - half
+    high = 1.0 if hits == count else centre + half
+    return low, high
