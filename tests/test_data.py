@@ -73,7 +73,6 @@ def test_digits_are_all_of_scikit_learns_in_a_fixed_split():
     assert digits.digest == "71526d29715e4aa47f5fc1a7732ffa27503c97abdaf0a159cc974a39403857de"
 
 
-
 def test_digest_is_sha256_of_the_stored_bytes_whichever_splits_are_kept(tmp_path):
     arrays = small()
     np.savez(tmp_path / "a.npz", **arrays)

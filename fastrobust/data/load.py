@@ -3,7 +3,7 @@
 import gzip
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,7 @@ def load(
     """
     kind, _, path = name.partition(":")
     folder = Path(root or os.environ.get("FASTROBUST_DATA") or "data")
-    readers = {
+    readers: dict[str, Callable[[], dict[str, Any]]] = {
         "digits": _digits,
         "mnist": partial(_torchvision, "MNIST", "MNIST/raw", folder),
         "fashion_mnist": partial(_torchvision, "FashionMNIST", "FashionMNIST/raw", folder),
