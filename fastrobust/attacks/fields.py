@@ -1,0 +1,131 @@
+"""Fields of the attacks: what each may hold, how they are written down, how they are read back."""
+
+import ast
+import math
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+from ..engine import LOSSES
+
+
+def number(name: str, value: Any) -> float:
+    """A finite number >= 0."""
+    try:
+        result = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"{name} must be one number (per-row values go to run), got {value!r}"
+        ) from None
+    if not (math.isfinite(result) and result >= 0):
+        raise ValueError(f"{name} must be >= 0 and finite, got {value!r}")
+    return result
+
+
+def count(name: str, value: Any) -> int:
+    """An integer >= 1."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if int(value) < 1:
+        raise ValueError(f"{name} must be >= 1, got {value!r}")
+    return int(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def word(*words: str) -> Callable[[str, Any], str]:
+    """One of the given words."""
+
+    def check(name: str, value: Any) -> str:
+        if value not in words:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, words))}, got {value!r}")
+        return value
+
+    return check
+
+
+def loss(name: str, value: Any) -> Any:
+    """The name of a loss, or a callable (scores, y) -> (N,)."""
+    return value if callable(value) else word(*LOSSES)(name, value)
+
+
+def box(name: str, value: Any) -> tuple[float, float] | None:
+    """(lo, hi) with lo < hi, or None for no box."""
+    if value is None:
+        return None
+    try:
+        lo, hi = map(float, value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be (lo, hi) or None, got {value!r}") from None
+    if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
+        raise ValueError(f"{name} must be (lo, hi) with lo < hi and both finite, got {value!r}")
+    return lo, hi
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "eps": number,
+    "loss": loss,
+    "clip": box,
+    "step_size": number,
+    "steps": count,
+    "decay": number,
+    "label_sum_norm": flag,
+    "random_start": flag,
+    "restarts": count,
+    "norm": word("linf", "l2"),
+    "keep": word("best", "last"),
+}
+
+
+def written(attack: Any) -> str:
+    """Return the attack as it is made; fields that hold their default are left out."""
+    shown = [
+        f"{field.name}={getattr(attack, field.name)!r}"
+        for field in fields(attack)
+        if field.default is MISSING or getattr(attack, field.name) != field.default
+    ]
+    return f"{type(attack).__name__}({', '.join(shown)})"
+
+
+def read(text: str, base: type) -> Any:
+    """Make the attack that `text` writes down, without evaluating it.
+
+    Args:
+        text: such as ``"PGD(eps=8/255, steps=10)"``: literals and quotients of literals only.
+        base: the class whose dataclass descendants may be named.
+
+    Raises:
+        ValueError: the text is no such call, or names an unknown attack.
+        TypeError: the attack has no such field.
+    """
+    known = {kind.__name__: kind for kind in _descendants(base) if is_dataclass(kind)}
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError("no call")
+        name = call.func.id
+        values = [_literal(node) for node in call.args]
+        named = {word.arg or "**": _literal(word.value) for word in call.keywords}
+    except (SyntaxError, ValueError, TypeError, ZeroDivisionError) as fault:
+        raise ValueError(
+            f'an attack must be written like "PGD(eps=0.1, steps=10)", got {text!r}: {fault}'
+        ) from None
+    if name not in known:
+        raise ValueError(f"an attack must be one of {', '.join(sorted(known))}, got {name!r}")
+    return known[name](*values, **named)
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        return _literal(node.left) / _literal(node.right)
+    return ast.literal_eval(node)
+
+
+def _descendants(base: type) -> list[type]:
+    children: list[type] = base.__subclasses__()
+    return children + [kind for child in children for kind in _descendants(child)]

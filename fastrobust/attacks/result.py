@@ -1,0 +1,32 @@
+"""What an attack returns."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class AttackResult:
+    """What an attack found for N images; everything is detached and on x's device.
+
+    Attributes:
+        adv: (N, ...) adversarial images, like x.
+        success: (N,) bool, the verdict: the model's decision on `adv`, made after the attack in the
+            parameters' dtype and at least float32, is the target, or is not the label.
+        claimed: (N,) bool, what the attack believed by its own test on what it saw.
+        l2: (N,) Euclidean norm of adv - x, not squared, in x's dtype.
+        linf: (N,) largest change of a pixel, in x's dtype.
+        queries: (N,) int64, network evaluations of the row until it was done: each forward and each
+            backward counts one, the label's (where none was given) and the verdict's included.
+        decision: (N,) int64, the decided class of `adv`; -1 where there is none.
+        invalid: (N,) bool, True where the model gave NaN: then adv is x and success is False.
+    """
+
+    adv: Tensor
+    success: Tensor
+    claimed: Tensor
+    l2: Tensor
+    linf: Tensor
+    queries: Tensor
+    decision: Tensor
+    invalid: Tensor

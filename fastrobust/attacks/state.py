@@ -1,0 +1,84 @@
+"""Rows of an attack: what is asked of each image, and how far its attack has come."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(kw_only=True)
+class Rows:
+    """What is asked: N images, each with its own label, direction and budget.
+
+    Every tensor field of this class and of its subclasses has rows along its leading dimension, so
+    :meth:`take` and :meth:`put` move single rows in and out of a batch, whatever the attack keeps.
+
+    Attributes:
+        x0: (N, ...) clean images.
+        y: (N,) int64 label to leave, or target to reach.
+        sign: (N,) 1 in untargeted rows, -1 in targeted rows: the factor of the loss to climb.
+        eps: (N,) budget of the row, in pixel units.
+        index: (N,) int64 place of the image in its data set, the key of its random numbers.
+        seed: seed of the random numbers, shared by the rows.
+    """
+
+    x0: Tensor
+    y: Tensor
+    sign: Tensor
+    eps: Tensor
+    index: Tensor
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.x0)
+
+    def take(self, rows: Tensor) -> Self:
+        """Return a copy of the rows that `rows`, (M,) int64, names."""
+        taken: dict[str, Any] = {name: value[rows] for name, value in self._tensors()}
+        return replace(self, **taken)
+
+    def put(self, rows: Tensor, other: Self) -> None:
+        """Overwrite the rows that `rows`, (M,) int64, names by those of `other`."""
+        new: dict[str, Any] = vars(other)
+        for name, value in self._tensors():
+            value[rows] = new[name]
+
+    def hit(self, decision: Tensor) -> Tensor:
+        """Whether the decision (N,) is what the row wants: its target, or not its label."""
+        return (decision == self.y) == (self.sign < 0)
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                yield field.name, value
+
+
+@dataclass(kw_only=True)
+class State(Rows):
+    """How far each row has come: what every rule keeps.
+
+    Attributes:
+        x: (N, ...) images at which the network is asked next.
+        iteration: (N,) int64 updates made.
+        queries: (N,) int64 forwards and backwards that the row has cost.
+        invalid: (N,) bool, True where the network gave NaN.
+    """
+
+    x: Tensor
+    iteration: Tensor
+    queries: Tensor
+    invalid: Tensor
+
+
+def beside(flags: Tensor, images: Tensor) -> Tensor:
+    """View one value per row (N,) so that it broadcasts over images (N, ...)."""
+    return flags.view(-1, *[1] * (images.dim() - 1))
+
+
+def counters(rows: Rows) -> dict[str, Any]:
+    """Return the fields of a :class:`State` that every rule starts at zero."""
+    zeros = torch.zeros_like(rows.index)
+    return {"iteration": zeros, "queries": zeros.clone(), "invalid": zeros.bool()}

@@ -1,0 +1,85 @@
+"""Which class a row must leave or reach."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..engine import Oracle
+from ..philox import philox4x32, split
+
+# Random starts count their restarts in this counter word, upwards from 0.
+_TARGETS = 0xFFFFFFFF
+
+
+def random_targets(
+    labels: Tensor, num_classes: int, seed: int = 0, index: Tensor | None = None
+) -> Tensor:
+    """Draw a target for every image, uniformly from the K-1 classes other than its label.
+
+    Args:
+        labels: (N,) int64 true labels.
+        num_classes: number of classes K >= 2.
+        seed: seed of the draw.
+        index: (N,) int64 place of each image in its data set, the key of its draw, so that batches
+            and order never matter; 0..N-1 by default.
+
+    Returns:
+        (N,) int64 targets on the labels' device.
+
+    Raises:
+        ValueError: there is no other class, a label is out of range, shapes differ.
+
+    Example:
+        >>> random_targets(torch.tensor([3, 3, 3]), 10, seed=1)
+        tensor([...])
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be >= 2 for a target to exist, got {num_classes}")
+    labels = checks.labels(labels, len(labels), num_classes, labels.device, "labels")
+    index = row_index(index, labels)
+    key = index.cpu().numpy()
+    counter = np.stack(
+        [np.zeros_like(key), key & 0xFFFFFFFF, key >> 32, np.full_like(key, _TARGETS)], 1
+    )
+    words = torch.from_numpy(philox4x32(counter, split(seed))[:, 0].astype(np.int64))
+    offset = 1 + (words * (num_classes - 1) >> 32)
+    return (labels + offset.to(labels.device)) % num_classes
+
+
+def row_index(index: Tensor | None, like: Tensor) -> Tensor:
+    """Return each row's place in its data set (N,) int64, on the device of `like`."""
+    if index is None:
+        return torch.arange(len(like), device=like.device)
+    return checks.labels(index, len(like), 2**63 - 1, like.device, "index")
+
+
+def goal(
+    oracle: Oracle, x: Tensor, y: Tensor | None, target: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Say what each row wants.
+
+    Returns:
+        The label to leave or the target to reach (N,); the sign of the loss (N,) that leads there;
+        whether the row is valid (N,); and the evaluations of each row that this took.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: labels that :func:`fastrobust.checks.labels` refuses,
+            or a target that equals its label.
+    """
+    valid = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    sign = torch.ones(len(x), dtype=x.dtype, device=x.device)
+    if y is None and target is None:
+        # The model's own decision, so that the attack learns nothing from the true label.
+        decision, valid = oracle.decide(x)
+        return decision, sign, valid, 1
+    classes = oracle.num_classes(x)
+    if y is not None:
+        y = checks.labels(y, len(x), classes, x.device, "y")
+        if target is None:
+            return y, sign, valid, 0
+    target = checks.labels(target, len(x), classes, x.device, "target")
+    if y is not None and (target == y).any():
+        row = int((target == y).nonzero()[0])
+        raise ValueError(f"target must differ from y, got {int(y[row])} for both in row {row}")
+    return target, -sign, valid, 0
