@@ -8,6 +8,7 @@ import importlib
 from types import ModuleType
 
 from . import heads, models, ops
+from .build import build_info
 from .classifier import Classifier
 from .codebook import Codebook
 from .errors import CheckpointError, StoreError
@@ -20,6 +21,7 @@ __all__ = [
     "Codebook",
     "StoreError",
     "__version__",
+    "build_info",
     "heads",
     "models",
     "ops",

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..build import kernels
+
 
 def random_start_(
     x: Tensor,
@@ -17,11 +19,96 @@ def random_start_(
     lo: float | None = None,
     hi: float | None = None,
 ) -> Tensor:
-    """Write a random point of the eps-ball around x0 into x."""
-    return random_start_ref_(x, x0, norm, eps, seed, index, restart, lo, hi)
+    """Write a random point of the eps-ball around x0 into x.
+
+    Random numbers are Philox4x32-10 words with key (seed) and counter (pixel // 4, index, restart),
+    word pixel % 4, of which the upper 24 bits count; so neither batch, order, slot nor device
+    changes a start (on other devices L2 starts agree to rounding).
+
+    - ``linf``: x0 + eps r with r uniform in [-1, 1), exact in float32;
+    - ``l2``: uniform in the ball: a Gaussian direction (Box and Muller, words of restart + 2^31) at
+      radius eps U^(1/n).
+
+    Then, if given, the box [lo, hi]. NaN in x0 gives NaN.
+
+    Args:
+        x: (N, ...) float32 or float64, contiguous, overwritten.
+        x0: (N, ...) centre of the balls.
+        norm: "linf" or "l2".
+        eps: radius of the ball, >= 0 in units of x; a number or (N,).
+        seed: 0 <= seed < 2^64.
+        index: (N,) int64 place of each image in its data set.
+        restart: 0 <= restart < 2^31; a number or (N,) int64.
+        lo: lower bound of a pixel, or None (the default: CleverHans 2.1.0 starts outside the box).
+        hi: upper bound of a pixel, or None.
+
+    Returns:
+        x itself.
+
+    Raises:
+        ValueError: a shape, value or name is wrong, or x is not contiguous or is x0.
+        TypeError: a dtype is wrong.
+        RuntimeError: the tensors are on different devices or one without kernels.
+
+    Example:
+        >>> import torch, fastrobust as fr
+        >>> x0, index = torch.zeros(2, 3), torch.tensor([0, 1])
+        >>> x = fr.ops.random_start_(torch.empty(2, 3), x0, "linf", 0.1, 7, index, 0)
+        >>> bool(x.abs().max() <= 0.1)
+        True
+    """
+    rows = eps if isinstance(eps, Tensor) else x.new_full(x.shape[:1], eps)
+    if not isinstance(restart, Tensor):
+        restart = torch.full(x.shape[:1], restart, device=x.device)
+    _random_start(x, x0, norm, rows, _signed(seed), index, restart, lo, hi)
+    return x
 
 
-launch_start = random_start_
+@torch.library.custom_op("fastrobust::random_start_", mutates_args=("x",))
+def _random_start(
+    x: Tensor,
+    x0: Tensor,
+    norm: str,
+    eps: Tensor,
+    seed: int,
+    index: Tensor,
+    restart: Tensor,
+    lo: float | None,
+    hi: float | None,
+) -> None:
+    launch_start(x, x0, norm, eps, seed % 2**64, index, restart, lo, hi)
+
+
+@_random_start.register_fake
+def _(
+    x: Tensor,
+    x0: Tensor,
+    norm: str,
+    eps: Tensor,
+    seed: int,
+    index: Tensor,
+    restart: Tensor,
+    lo: float | None,
+    hi: float | None,
+) -> None:
+    return None
+
+
+def launch_start(
+    x: Tensor,
+    x0: Tensor,
+    norm: str,
+    eps: float | Tensor,
+    seed: int,
+    index: Tensor,
+    restart: int | Tensor,
+    lo: float | None = None,
+    hi: float | None = None,
+) -> Tensor:
+    """Call the kernel without PyTorch's dispatcher: as :func:`random_start_`, for inner loops."""
+    _signed(seed)
+    kernels.random_start_(x, x0, norm, eps, seed, index, restart, lo, hi)
+    return x
 
 
 def random_start_ref_(
@@ -53,6 +140,13 @@ def random_start_ref_(
     start = x0.flatten(1) + eps * offset
     lo, hi = -math.inf if lo is None else lo, math.inf if hi is None else hi
     return x.copy_(start.clamp(lo, hi).view_as(x))
+
+
+def _signed(seed: int) -> int:
+    """Return a checked seed as the signed 64-bit integer that a registered op takes."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must lie in [0, 2^64), got {seed}")
+    return seed - (seed >> 63 << 64)
 
 
 def _bits(seed: int, index: Tensor, restart: Tensor, count: int) -> Tensor:

@@ -1,0 +1,337 @@
+// The only file that sees torch: checks, dispatch over type and device, threads, the table.
+//
+// Python allocates every output, so that lifetimes and fake kernels are plain to see.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
+#include <torch/version.h>
+
+#include "cpu.h"
+#include "decode.h"
+#include "head.h"
+#include "start.h"
+#include "step.h"
+#ifdef FR_CUDA
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "cuda.h"
+#endif
+
+namespace fastrobust {
+namespace {
+
+namespace py = pybind11;
+using at::Tensor;
+using std::optional;
+using std::string;
+using Number = std::variant<double, Tensor>;  // one for all rows, or one per row
+
+// ---- checks: the wish, then the fact, in the user's names
+
+template <typename Error, typename... Parts>
+void require(bool holds, const Parts&... parts) {
+  if (!holds) throw Error(c10::str(parts...));
+}
+
+void require_device(const Tensor& t, const char* name) {
+#ifdef FR_CUDA
+  require<std::runtime_error>(t.is_cpu() || t.is_cuda(), name, " must be on the CPU or a GPU, got ",
+                              t.device());
+#else
+  require<std::runtime_error>(t.is_cpu(), name, " must be on the CPU, as this build of fastrobust ",
+                              "has no CUDA kernels, got ", t.device());
+#endif
+}
+
+void require_floating(const Tensor& t, const char* name) {
+  require<py::type_error>(t.scalar_type() == at::kFloat || t.scalar_type() == at::kDouble, name,
+                          " must be float32 or float64, got ", t.scalar_type());
+  require_device(t, name);
+}
+
+void require_shape(const Tensor& t, const char* name, at::IntArrayRef shape) {
+  require<py::value_error>(t.sizes() == shape, name, " must have shape ", shape, ", got ",
+                           t.sizes());
+}
+
+void require_on(const Tensor& t, const char* name, const Tensor& like, const char* like_name) {
+  require<std::runtime_error>(t.device() == like.device(), name, " must be on ", like.device(),
+                              " like ", like_name, ", got ", t.device());
+}
+
+// A contiguous view or copy of t, which must have the dtype and device of `like`.
+Tensor input(const Tensor& t, const char* name, const Tensor& like, const char* like_name) {
+  require<py::type_error>(t.scalar_type() == like.scalar_type(), name, " must be ",
+                          like.scalar_type(), " like ", like_name, ", got ", t.scalar_type());
+  require_on(t, name, like, like_name);
+  return t.contiguous();
+}
+
+Tensor input_int64(const Tensor& t, const char* name, int64_t rows, const Tensor& like,
+                   const char* like_name) {
+  require<py::type_error>(t.scalar_type() == at::kLong, name, " must be int64, got ",
+                          t.scalar_type());
+  require_shape(t, name, {rows});
+  require_on(t, name, like, like_name);
+  return t.contiguous();
+}
+
+void require_matrix(const Tensor& t, const char* name, const char* shape) {
+  require<py::value_error>(t.dim() == 2 && t.size(1) > 0, name, " must have shape ", shape,
+                           ", got ", t.sizes());
+}
+
+void require_in_place(const Tensor& t, const char* name) {
+  require<py::value_error>(t.is_contiguous(), name,
+                           " must be contiguous, as it is written in place, got strides ",
+                           t.strides());
+}
+
+void require_apart(const Tensor& t, const char* name, const Tensor& other, const char* other_name) {
+  const char* a = static_cast<const char*>(t.const_data_ptr());
+  const char* b = static_cast<const char*>(other.const_data_ptr());
+  require<py::value_error>(a + t.nbytes() <= b || b + other.nbytes() <= a, name,
+                           " must not share memory with ", other_name);
+}
+
+template <typename E>
+E pick(const char* name, const string& word, std::initializer_list<const char*> words) {
+  int place = 0;
+  string listed;
+  for (const char* candidate : words) {
+    if (word == candidate) return static_cast<E>(place);
+    listed += (place++ ? " | " : "") + string(candidate);
+  }
+  throw py::value_error(c10::str(name, " must be ", listed, ", got ", word));
+}
+
+// ---- from torch to raw pointers
+
+template <typename T>
+T* out(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+template <typename T>
+const T* in(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+
+// A checked number >= 0 per row. `Number` keeps the tensor that the kernel will read alive.
+template <typename T>
+PerRow<T> per_row(Number& number, const char* name, const Tensor& x) {
+  if (const double* value = std::get_if<double>(&number)) {
+    require<py::value_error>(*value >= 0, name, " must be >= 0, got ", *value);
+    return {nullptr, static_cast<T>(*value)};
+  }
+  Tensor& rows = std::get<Tensor>(number);
+  rows = input(rows, name, x, "x");
+  require_shape(rows, name, {x.size(0)});
+  const T* data = in<T>(rows);
+  for (int64_t i = 0; rows.is_cpu() && i < x.size(0); ++i)
+    require<py::value_error>(data[i] >= 0, name, " must be >= 0 in every row, got ", data[i]);
+  return {data, T(0)};
+}
+
+template <typename T>
+Box<T> make_box(optional<double> lo, optional<double> hi) {
+  const Box<T> box{static_cast<T>(lo.value_or(-kInfinity<double>)),
+                   static_cast<T>(hi.value_or(kInfinity<double>))};
+  require<py::value_error>(box.lo <= box.hi, "lo must be <= hi, got ", box.lo, " and ", box.hi);
+  return box;
+}
+
+// Computes all rows where the tensors are: on the current stream, or on torch's threads.
+template <typename Args>
+void run(const Args& args, const Tensor& on, int64_t operations_per_row) {
+#ifdef FR_CUDA
+  if (on.is_cuda()) {
+    const c10::cuda::CUDAGuard guard(on.device());
+    const cudaError_t status = cuda_rows(args, c10::cuda::getCurrentCUDAStream());
+    require<std::runtime_error>(status == cudaSuccess, "a kernel did not start on ", on.device(),
+                                ": ", cudaGetErrorString(status));
+    return;
+  }
+#endif
+  constexpr int64_t kWorthAThread = 1 << 15;
+  const int64_t grain = std::max<int64_t>(1, kWorthAThread / operations_per_row);
+  at::parallel_for(0, args.N, grain,
+                   [&](int64_t begin, int64_t end) { cpu_rows(args, begin, end); });
+}
+
+// Calls f with a value of the tensor's element type.
+template <typename F>
+void with_type(const Tensor& t, F f) {
+  t.scalar_type() == at::kFloat ? f(float{}) : f(double{});
+}
+
+// ---- the operations
+
+void decode(Tensor u, Tensor vectors, Tensor index, Tensor distance) {
+  require_floating(u, "u");
+  require_matrix(u, "u", "(N, d)");
+  require_matrix(vectors, "vectors", "(K, d)");
+  const int64_t N = u.size(0), d = u.size(1), K = vectors.size(0);
+  require<py::value_error>(K > 0 && vectors.size(1) == d, "vectors must have shape (K, ", d,
+                           ") with K > 0 to fit u, got ", vectors.sizes());
+  u = u.contiguous();
+  vectors = input(vectors, "vectors", u, "u");
+  if (N == 0) return;
+  with_type(u, [&](auto zero) {
+    using T = decltype(zero);
+    run(DecodeArgs<T>{in<T>(u), in<T>(vectors), out<int64_t>(index), out<T>(distance), N, K, d}, u,
+        K * d);
+  });
+}
+
+void head(Tensor z, optional<Tensor> vectors, Tensor y, const string& activation,
+          const string& loss, Tensor value, Tensor dz, Tensor decision, Tensor margin) {
+  const auto kind = pick<Activation>("activation", activation, {"tanh", "softmax", "none"});
+  const auto wish = pick<Loss>("loss", loss, {"ce", "mse", "margin", "dlr", "cw"});
+  require_floating(z, "z");
+  require_matrix(z, "z", "(N, d)");
+  const int64_t N = z.size(0), d = z.size(1);
+  int64_t K = d;
+  z = z.contiguous();
+  if (vectors) {
+    require_matrix(*vectors, "vectors", "(K, d)");
+    K = vectors->size(0);
+    require<py::value_error>(K > 0 && vectors->size(1) == d, "vectors must have shape (K, ", d,
+                             ") with K > 0 to fit z, got ", vectors->sizes());
+    require<py::value_error>(kind != Activation::kSoftmax || K == d,
+                             "vectors must be square under softmax, got ", vectors->sizes());
+    vectors = input(*vectors, "vectors", z, "z");
+  }
+  require<py::value_error>(wish != Loss::kDlr || K >= 3, "dlr must have at least 3 classes, got ",
+                           K);
+  y = input_int64(y, "y", N, z, "z");
+  for (int64_t i = 0; y.is_cpu() && i < N; ++i) {
+    const int64_t label = in<int64_t>(y)[i];
+    require<py::value_error>(label >= 0 && label < K, "y must lie in [0, ", K, "), got ", label);
+  }
+  if (N == 0) return;
+  with_type(z, [&](auto zero) {
+    using T = decltype(zero);
+    run(HeadArgs<T>{in<T>(z), vectors ? in<T>(*vectors) : nullptr, in<int64_t>(y), out<T>(value),
+                    out<T>(dz), out<int64_t>(decision), out<T>(margin), kind, wish, N, K, d},
+        z, vectors ? 2 * K * d : 8 * d);
+  });
+}
+
+void tanh_mse(Tensor z, Tensor target, optional<Tensor> loss, optional<Tensor> grad,
+              optional<Tensor> dz, optional<Tensor> dtarget) {
+  require_floating(z, "z");
+  require_matrix(z, "z", "(N, d)");
+  require_shape(target, "target", z.sizes());
+  const int64_t N = z.size(0), d = z.size(1);
+  z = z.contiguous();
+  target = input(target, "target", z, "z");
+  if (grad) grad = input(*grad, "grad", z, "z");
+  if (N == 0) return;
+  with_type(z, [&](auto zero) {
+    using T = decltype(zero);
+    TanhMseArgs<T> args{in<T>(z), in<T>(target), nullptr, nullptr, nullptr, nullptr, N, d};
+    if (loss) args.loss = out<T>(*loss);
+    if (grad) args.grad = in<T>(*grad), args.dz = out<T>(*dz), args.dtarget = out<T>(*dtarget);
+    run(args, z, 8 * d);
+  });
+}
+
+void step_(Tensor x, Tensor x0, Tensor grad, optional<Tensor> momentum, const string& kind,
+           Number eps, Number step_size, double decay, optional<double> lo, optional<double> hi) {
+  const auto wish = pick<StepKind>("kind", kind, {"sign", "momentum", "l2"});
+  require_floating(x, "x");
+  require<py::value_error>(x.dim() >= 1, "x must have shape (N, ...), got a single number");
+  require_in_place(x, "x");
+  require_shape(x0, "x0", x.sizes());
+  require_shape(grad, "grad", x.sizes());
+  x0 = input(x0, "x0", x, "x");
+  grad = input(grad, "grad", x, "x");
+  require<py::value_error>(momentum.has_value() == (wish == StepKind::kMomentum),
+                           "momentum must be given for kind momentum and for no other, got ",
+                           momentum ? "one" : "none", " for kind ", kind);
+  if (momentum) {
+    require_shape(*momentum, "momentum", x.sizes());
+    require_in_place(*momentum, "momentum");
+    input(*momentum, "momentum", x, "x");
+  }
+  if (x.numel() == 0) return;
+  require_apart(x, "x", x0, "x0");
+  require_apart(x, "x", grad, "grad");
+  if (momentum) require_apart(*momentum, "momentum", x, "x");
+  const int64_t N = x.size(0), n = x.numel() / N;
+  with_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    run(StepArgs<T>{out<T>(x), in<T>(x0), in<T>(grad), momentum ? out<T>(*momentum) : nullptr,
+                    per_row<T>(eps, "eps", x), per_row<T>(step_size, "step_size", x),
+                    static_cast<T>(decay), make_box<T>(lo, hi), wish, N, n},
+        x, n);
+  });
+}
+
+void random_start_(Tensor x, Tensor x0, const string& norm, Number eps, uint64_t seed, Tensor index,
+                   std::variant<int64_t, Tensor> restart, optional<double> lo, optional<double> hi) {
+  const auto wish = pick<Norm>("norm", norm, {"linf", "l2"});
+  require_floating(x, "x");
+  require<py::value_error>(x.dim() >= 1, "x must have shape (N, ...), got a single number");
+  require_in_place(x, "x");
+  require_shape(x0, "x0", x.sizes());
+  x0 = input(x0, "x0", x, "x");
+  const int64_t N = x.size(0);
+  index = input_int64(index, "index", N, x, "x");
+  PerRow<int64_t> restarts{nullptr, 0};
+  if (Tensor* rows = std::get_if<Tensor>(&restart)) {
+    *rows = input_int64(*rows, "restart", N, x, "x");
+    restarts.rows = in<int64_t>(*rows);
+  } else {
+    restarts.value = std::get<int64_t>(restart);
+    require<py::value_error>(restarts.value >= 0 && restarts.value < INT64_C(0x80000000),
+                             "restart must lie in [0, 2^31), got ", restarts.value);
+  }
+  if (x.numel() == 0) return;
+  require_apart(x, "x", x0, "x0");
+  const int64_t n = x.numel() / N;
+  with_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    run(StartArgs<T>{out<T>(x), in<T>(x0), in<int64_t>(index), restarts, per_row<T>(eps, "eps", x),
+                     make_box<T>(lo, hi), seed, wish, N, n},
+        x, 8 * n);
+  });
+}
+
+// What this file was built with; build.py adds the rest.
+py::dict facts() {
+  py::dict d;
+  d["sources"] = FR_SOURCES;
+  d["torch"] = TORCH_VERSION;
+  d["architectures"] = FR_ARCHITECTURES;
+  d["compiler"] = "g++ " __VERSION__;
+  d["cpu"] = name(active_isa());
+#ifdef FR_CUDA
+  d["cuda"] = c10::str(CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10);
+#else
+  d["cuda"] = py::none();
+#endif
+#ifdef _OPENMP
+  d["openmp"] = true;
+#else
+  d["openmp"] = false;
+#endif
+  return d;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  using Free = py::call_guard<py::gil_scoped_release>;
+  m.def("decode",        &decode,        Free(), "nearest target vector of each row");
+  m.def("head",          &head,          Free(), "loss, gradient, decision and margin of each row");
+  m.def("tanh_mse",      &tanh_mse,      Free(), "mean squared error of tanh(z), or its gradients");
+  m.def("step_",         &step_,         Free(), "one attack update in place");
+  m.def("random_start_", &random_start_, Free(), "a random point of each eps-ball, in place");
+  m.def("facts",         &facts,                 "what this extension was built with");
+}
+
+}  // namespace fastrobust

@@ -1,0 +1,87 @@
+// The serial CPU loop over rows, compiled for three instruction sets and chosen at run time.
+//
+// Every version computes the same bits: fused operations are written as such, sums have a fixed
+// order, and the compiler may not contract (-ffp-contract=off).
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "common.h"
+#include "team.h"
+
+#if defined(__x86_64__) && defined(__clang__)
+#define FR_AVX2 __attribute__((target("arch=x86-64-v3")))
+#define FR_AVX512 __attribute__((target("arch=x86-64-v4")))
+#elif defined(__x86_64__) && defined(__GNUC__)
+#define FR_AVX2 __attribute__((target("arch=x86-64-v3")))
+#define FR_AVX512 __attribute__((target("arch=x86-64-v4,prefer-vector-width=512")))
+#endif
+
+namespace fastrobust {
+
+enum class Isa { kPortable, kAvx2, kAvx512 };
+
+inline const char* name(Isa isa) {
+  constexpr const char* kNames[] = {"portable", "avx2", "avx512"};
+  return kNames[static_cast<int>(isa)];
+}
+
+// The best instruction set that this CPU has.
+inline Isa best_isa() {
+#ifdef FR_AVX512
+  if (__builtin_cpu_supports("x86-64-v4")) return Isa::kAvx512;
+  if (__builtin_cpu_supports("x86-64-v3")) return Isa::kAvx2;
+#endif
+  return Isa::kPortable;
+}
+
+// The one in use: the best, or a lesser one named by FASTROBUST_CPU=portable|avx2|avx512.
+inline Isa& active_isa() {
+  static Isa isa = [] {
+    const Isa best = best_isa();
+    const char* wish = std::getenv("FASTROBUST_CPU");
+    for (Isa lesser : {Isa::kPortable, Isa::kAvx2})
+      if (wish && lesser < best && std::strcmp(wish, name(lesser)) == 0) return lesser;
+    return best;
+  }();
+  return isa;
+}
+
+template <typename Args>
+FR_HD void serial_rows(const Args& args, int64_t begin, int64_t end) {
+  using T = typename Args::Scalar;
+  const std::unique_ptr<T[]> scratch(new T[scratch_size(args)]);
+  for (int64_t row = begin; row < end; ++row) compute_row(args, row, SerialTeam{}, scratch.get());
+}
+
+template <typename Args>
+void rows_portable(const Args& args, int64_t begin, int64_t end) {
+  serial_rows(args, begin, end);
+}
+
+#ifdef FR_AVX512
+template <typename Args>
+FR_AVX2 void rows_avx2(const Args& args, int64_t begin, int64_t end) {
+  serial_rows(args, begin, end);
+}
+
+template <typename Args>
+FR_AVX512 void rows_avx512(const Args& args, int64_t begin, int64_t end) {
+  serial_rows(args, begin, end);
+}
+#endif
+
+// Computes rows [begin, end) of a kernel. Each header gives its Args a compute_row(args, row, team,
+// scratch) and a scratch_size(args): how many scalars of working memory a row needs.
+template <typename Args>
+void cpu_rows(const Args& args, int64_t begin, int64_t end) {
+#ifdef FR_AVX512
+  if (active_isa() == Isa::kAvx512) return rows_avx512(args, begin, end);
+  if (active_isa() == Isa::kAvx2) return rows_avx2(args, begin, end);
+#endif
+  rows_portable(args, begin, end);
+}
+
+}  // namespace fastrobust

@@ -1,0 +1,11 @@
+// start on a GPU: random starts, one block per row.
+#include "start.h"
+
+#include "team.cuh"
+
+namespace fastrobust {
+
+template cudaError_t cuda_rows(const StartArgs<float>&, cudaStream_t);
+template cudaError_t cuda_rows(const StartArgs<double>&, cudaStream_t);
+
+}  // namespace fastrobust

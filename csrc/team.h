@@ -1,0 +1,49 @@
+// One row is worked on by a team: a CPU thread (here) or a CUDA block (team.cuh). A kernel is
+// written once, against the four functions of a team, and so computes the same on both:
+//   each(n, f)                  f(j) for every j < n, in any order
+//   sums<L>(rows, n, term, done)  for each r < rows: done(r, sum over j < n of term(r, j, acc))
+//   top3(n, value)              the three best of value(0..n-1), known to the whole team
+//   sync()                      what the team wrote before is visible to it after
+// A sum has one fixed order on every machine: L partial sums, element j into partial j % L, then
+// a halving tree.
+#pragma once
+
+#include "common.h"
+
+namespace fastrobust {
+
+struct SerialTeam {
+  template <typename F>
+  FR_HD void each(int64_t n, F f) const {
+#pragma omp simd
+    for (int64_t j = 0; j < n; ++j) f(j);
+  }
+
+  template <int kLanes, typename T, typename Term, typename Done>
+  FR_HD void sums(int64_t rows, int64_t n, Term term, Done done) const {
+    const int64_t whole = n - n % kLanes;
+    for (int64_t r = 0; r < rows; ++r) {
+      T part[kLanes] = {};
+      for (int64_t j = 0; j < whole; j += kLanes)
+#pragma omp simd
+        for (int lane = 0; lane < kLanes; ++lane) part[lane] = term(r, j + lane, part[lane]);
+      for (int64_t j = whole; j < n; ++j) part[j - whole] = term(r, j, part[j - whole]);
+      for (int width = kLanes / 2; width > 0; width /= 2)
+#pragma omp simd
+        for (int lane = 0; lane < width; ++lane) part[lane] += part[lane + width];
+      done(r, part[0]);
+    }
+  }
+
+  template <typename T, typename Value>
+  FR_HD Top3<T> top3(int64_t n, Value value) const {
+    Top3<T> top;
+    for (int64_t k = 0; k < n; ++k) top.insert(value(k), k);
+    return top;
+  }
+
+  FR_HD void sync() const {}
+  FR_HD bool leader() const { return true; }
+};
+
+}  // namespace fastrobust
