@@ -80,10 +80,10 @@ def test_chunks_change_nothing(monkeypatch):
 
 def snapshot(model):
     return (
-        [(p.requires_grad, p.grad if p.grad is None else p.grad.clone()) for p in model.parameters()],
+        [(p.requires_grad, copy.deepcopy(p.grad)) for p in model.parameters()],
         [m.training for m in model.modules()],
         copy.deepcopy(model.state_dict()),
-    )  # fmt: skip
+    )
 
 
 def assert_untouched(model, before):
@@ -104,18 +104,19 @@ def test_the_model_is_left_as_it_was(fails):
     model[5](torch.rand(2, 20).double()).sum().backward()
     before = snapshot(model)
     seen = []
-    hook = model[5].register_forward_hook(
-        lambda module, inputs, z: seen.append(
-            (any(m.training for m in model.modules()), any(p.requires_grad for p in model.parameters()))
-        )
-    )  # fmt: skip
+
+    def look(*_):
+        seen.append(any(m.training for m in model.modules()))
+        seen.append(any(p.requires_grad for p in model.parameters()))
+
+    hook = model[5].register_forward_hook(look)
     if fails:
         with pytest.raises(RuntimeError, match="mid-attack"), engine.oracle(model, x.device):
             raise RuntimeError("mid-attack")
     else:
         answer = ask(model, x, y)
         assert not answer.grad.requires_grad and not answer.loss.requires_grad
-        assert seen == [(False, False)]
+        assert seen == [False, False]
     hook.remove()
     assert_untouched(model, before)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
