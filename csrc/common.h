@@ -30,13 +30,16 @@ inline constexpr T kInfinity = std::numeric_limits<T>::infinity();
 template <typename T>
 inline constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
 
-// Bounds of a pixel; infinite where there is no box. NaN stays NaN.
+// Bounds of a pixel; infinite where there is no box. NaN in v stays NaN.
 template <typename T>
 struct Box {
   T lo;
   T hi;
 
-  FR_HD T clamp(T v) const { return v < lo ? lo : (v > hi ? hi : v); }
+  FR_HD T clamp(T v) const {
+    v = v < lo ? lo : v;  // two statements that compilers know as max and min
+    return v > hi ? hi : v;
+  }
 };
 
 // The three best (value, index) pairs, in the order of torch.argmax: NaN first, then the greater

@@ -32,14 +32,12 @@ FR_HD T guarded(T norm) {
 }
 
 // v moved by +-size along the sign of g (not at all for 0 and NaN), into [x0 - eps, x0 + eps] and
-// the box. NaN in v or x0 stays NaN.
+// the box. NaN in v stays NaN; NaN in x0 bounds nothing.
 template <typename T>
 FR_HD T sign_step(T v, T x0, T g, T size, T eps, Box<T> box) {
   v += g > 0 ? size : (g < 0 ? -size : T(0));
-  const T lo = x0 - eps, hi = x0 + eps;
-  v = v > lo || v != v ? v : lo;
-  v = v < hi || v != v ? v : hi;
-  return box.clamp(v);
+  const Box<T> ball{x0 - eps, x0 + eps};
+  return box.clamp(ball.clamp(v));
 }
 
 template <typename T>

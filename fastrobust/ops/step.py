@@ -28,7 +28,8 @@ def step_(
     Then every pixel goes into [lo, hi]. A row depends on itself alone, bit for bit. NaN: a pixel
     whose gradient is NaN does not move under ``sign`` (torch.sign(NaN) = 0); under ``momentum`` it
     makes its row's momentum NaN and the row stops, under ``l2`` its row of x becomes NaN; NaN in
-    x or x0 stays NaN. An infinite gradient likewise.
+    x stays NaN and NaN in x0 bounds nothing. An infinite gradient makes the rest of its row stop
+    under ``momentum`` and ``l2``, where its own pixel becomes inf / inf = NaN.
 
     Args:
         x: (N, ...) iterate, float32 or float64, contiguous, overwritten.
@@ -169,7 +170,9 @@ def step_ref_(
         length = offset.norm(dim=1, keepdim=True)
         moved = torch.where(length > eps, start + offset * (eps / length), moved)
     else:
-        moved = torch.minimum(torch.maximum(moved, start - eps), start + eps)
+        lower, upper = start - eps, start + eps
+        moved = torch.where(moved < lower, lower, moved)
+        moved = torch.where(moved > upper, upper, moved)
     return x.copy_(moved.clamp(_or(lo, -torch.inf), _or(hi, torch.inf)).view_as(x))
 
 
