@@ -155,7 +155,7 @@ def _rebuild(
         head = _head(tensors=tensors, **facts["head"])
         normalize = None
         if facts["normalisation"] is not None:
-            normalize = (tensors["mean"].flatten(), tensors["std"].flatten())
+            normalize = (tensors["mean"].flatten().tolist(), tensors["std"].flatten().tolist())
         return Classifier(net, head, normalize)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

@@ -14,7 +14,7 @@ from .errors import CheckpointError
 
 
 class Stateful(Protocol):
-    """A module, an optimizer or a scheduler."""
+    """A module or an optimizer."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what there is to keep."""
@@ -31,7 +31,8 @@ class Resume:
     Args:
         path: where the state is kept.
         settings: JSON values that must be the same when the training goes on.
-        parts: what has a state; no random generator is among them, since each epoch has its own.
+        parts: what has a state. Random generators and the learning rate are not among them: they
+            follow from the epoch.
     """
 
     def __init__(

@@ -11,130 +11,32 @@ import os
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import checkpoint, heads, models
+from . import checkpoint, models
 from .classifier import Classifier
-from .codebook import Codebook
 from .data import DataSet
 from .progress import Tracker, track
+from .recipes import MODEL_NAMES, MODELS, TrainConfig, check_model_name, default_config, slug
 from .resume import Resume
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Hyper-parameters; the defaults are those of digits.
-
-    Attributes:
-        net: the network by name, see :func:`fastrobust.models.by_name`.
-        epochs: passes over the training images; more gain nothing on digits.
-        batch_size: at most this many images a step: 64 is DenseNet's (arXiv 1608.06993, 4.2).
-        peak_lr: highest learning rate of the one cycle (arXiv 1708.07120): DenseNet's 0.1.
-        warm_up: share of the steps that climb to the peak: a squared error on softmax or tanh
-            units has no gradient where they saturate, so steps start small.
-        momentum: Nesterov momentum, DenseNet's.
-        weight_decay: on convolution and linear weights; norms and biases set no scale, so they
-            have none.
-        loss_scale: factor on the loss: a mean over units makes the gradients of a squared error
-            several times smaller than those of cross-entropy.
-        shift: images move by up to this many pixels each way, zeros follow: the usual crop.
-        flip: images are mirrored half of the time; wrong for digits and letters.
-        code_length: units of a codeword head: the paper's 128 (arXiv 1812.00181, 4.2).
-        code_key: secret that draws the codewords; it is stored nowhere. None takes the seed, which
-            anyone can read in the checkpoint.
-    """
-
-    net: str = "digits"
-    epochs: int = 25
-    batch_size: int = 64
-    peak_lr: float = 0.1
-    warm_up: float = 0.25
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    loss_scale: float = 1.0
-    shift: int = 1
-    flip: bool = False
-    code_length: int = 128
-    code_key: str | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that cannot train."""
-        for name, low in (("epochs", 1), ("batch_size", 1), ("shift", 0), ("code_length", 1)):
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")
-        for name in ("peak_lr", "loss_scale"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be > 0 and finite, got {getattr(self, name)}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be >= 0 and finite, got {self.weight_decay}")
-        for name in ("warm_up", "momentum"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in (0, 1), got {getattr(self, name)}")
-
-    def facts(self) -> dict[str, Any]:
-        """Every field but the key, as JSON values."""
-        return {name: value for name, value in asdict(self).items() if name != "code_key"}
-
-
-def _codeword(num_classes: int, config: TrainConfig, seed: int) -> heads.Head:
-    key = f"seed {seed}" if config.code_key is None else config.code_key
-    return heads.Codeword(Codebook.random(num_classes, config.code_length, key))
-
-
-# The paper's models (arXiv 1812.00181, section 4.2): targets, units, loss.
-MODELS: dict[str, Callable[[int, TrainConfig, int], heads.Head]] = {
-    "O:SOFTMAX:CE": lambda num_classes, config, seed: heads.Softmax("ce"),
-    "O:SOFTMAX:MSE": lambda num_classes, config, seed: heads.Softmax("mse"),
-    "R:TANH:MSE": _codeword,
-}
-MODEL_NAMES = tuple(MODELS)
-
-_LOSS_SCALES = {"O:SOFTMAX:CE": 1.0, "O:SOFTMAX:MSE": 5.0, "R:TANH:MSE": 5.0}
-
-# Larger images: DenseNet-BC 40-12, DenseNet's crops (4 of 32 pixels, so 2 or 3 of 28), the learning
-# rate scaled with the batch (arXiv 1706.02677), and passes enough for each set's difficulty.
-_LARGE: dict[str, Any] = {"net": "40-12", "epochs": 60, "batch_size": 128, "peak_lr": 0.2, "shift": 2}
-_SETTINGS: dict[str, dict[str, Any]] = {
-    "digits": {},
-    "mnist": {**_LARGE, "epochs": 15},
-    "fashion_mnist": {**_LARGE, "flip": True},
-    "cifar10": {**_LARGE, "epochs": 100, "shift": 4, "flip": True},
-}
-
-
-def default_config(data_set_name: str, model_name: str, **overrides: Any) -> TrainConfig:
-    """Return the settings for one of the paper's models on a data set.
-
-    Args:
-        data_set_name: as for :func:`fastrobust.data.load`; ``npz:`` and ``folder:`` sets get
-            settings for images of about 32x32.
-        model_name: one of :data:`MODEL_NAMES`.
-        **overrides: fields of :class:`TrainConfig` to change.
-
-    Raises:
-        ValueError: the model's name is unknown, or a number is out of range.
-        TypeError: an override is no field.
-
-    Example:
-        >>> default_config("digits", "R:TANH:MSE", epochs=3).loss_scale
-        5.0
-    """
-    _check_model_name(model_name)
-    settings = _SETTINGS.get(data_set_name, _LARGE)
-    return TrainConfig(**{**settings, "loss_scale": _LOSS_SCALES[model_name], **overrides})
-
-
-def slug(model_name: str) -> str:
-    """Return a model's name as it stands in file names: ``o-softmax-ce``."""
-    return model_name.lower().replace(":", "-")
+__all__ = [
+    "MODELS",
+    "MODEL_NAMES",
+    "TrainConfig",
+    "augment",
+    "build",
+    "default_config",
+    "one_cycle",
+    "slug",
+    "train",
+]
 
 
 def build(data: DataSet, model_name: str, config: TrainConfig, seed: int = 0) -> Classifier:
@@ -142,14 +44,14 @@ def build(data: DataSet, model_name: str, config: TrainConfig, seed: int = 0) ->
 
     The weights are a function of the seed, and the global generators stay as they are.
     """
-    _check_model_name(model_name)
+    check_model_name(model_name)
     head = MODELS[model_name](data.num_classes, config, seed)
     width = data.num_classes if head.vectors is None else head.vectors.shape[1]
     std, mean = torch.std_mean(data.x_train, (0, 2, 3), correction=0)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(_key(seed, "weights"))
         net = models.by_name(config.net, data.x_train.shape[1], width).float()
-    return Classifier(net, head, (mean, std))
+    return Classifier(net, head, (mean.tolist(), std.tolist()))
 
 
 def train(
@@ -201,7 +103,7 @@ def train(
             raise ValueError(f"data must hold {split} images, got none: load both splits")
     model = build(data, model_name, config, seed).to(device)
     x, y = data.x_train.to(device), data.y_train.to(device)
-    optimizer, schedule = _optimizer(model, config, len(x))
+    optimizer = _optimizer(model, config)
     facts = {
         "model_name": model_name,
         "data_set": data.name,
@@ -209,19 +111,14 @@ def train(
         "seed": seed,
     }
     settings = {**facts, **config.facts(), "codewords": _digest(model.head.vectors)}
-    resume = Resume(
-        Path(f"{path}.resume"),
-        settings,
-        {"model": model, "optimizer": optimizer, "schedule": schedule},
-    )
+    resume = Resume(Path(f"{path}.resume"), settings, {"model": model, "optimizer": optimizer})
     first = resume.restore()
     # A text file nobody reads makes a silent progress.
     start = progress or partial(track, stream=StringIO())
     with start(config.epochs, f"train {model_name}") as tracker:
         tracker.advance(first)
         for epoch in range(first, config.epochs):
-            generator = torch.Generator().manual_seed(_key(seed, epoch))
-            loss, accuracy = _run_epoch(model, x, y, config, optimizer, schedule, generator)
+            loss, accuracy = _run_epoch(model, x, y, config, optimizer, epoch, seed)
             if not math.isfinite(loss):
                 resume.remove()
                 raise RuntimeError(
@@ -257,23 +154,31 @@ def augment(x: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Te
     return F.pad(x, (shift,) * 4)[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def _optimizer(
-    model: nn.Module, config: TrainConfig, count: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """SGD with Nesterov momentum, and one cycle of the learning rate."""
+def one_cycle(done: float, config: TrainConfig) -> float:
+    """Learning rate when a share `done` of the training is over.
+
+    Cosines from a 25th of the peak up to it and down to zero: the one cycle of arXiv 1708.07120
+    with the divisor of ``torch.optim.lr_scheduler.OneCycleLR``, for any number of steps.
+    """
+    if done < config.warm_up:
+        low, height = config.peak_lr / 25, done / config.warm_up
+    else:
+        low, height = 0.0, (1 - done) / (1 - config.warm_up)
+    return low + (config.peak_lr - low) * (1 - math.cos(math.pi * height)) / 2
+
+
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     weights = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
-    optimizer = torch.optim.SGD(
-        [{"params": weights, "weight_decay": config.weight_decay}, {"params": others}],
+    return torch.optim.SGD(
+        [
+            {"params": weights, "weight_decay": config.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
         lr=config.peak_lr,
         momentum=config.momentum,
         nesterov=True,
     )
-    steps = config.epochs * math.ceil(count / config.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.peak_lr, total_steps=steps, pct_start=config.warm_up, cycle_momentum=False
-    )
-    return optimizer, schedule
 
 
 def _run_epoch(
@@ -282,21 +187,24 @@ def _run_epoch(
     y: Tensor,
     config: TrainConfig,
     optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    generator: torch.Generator,
+    epoch: int,
+    seed: int,
 ) -> tuple[float, float]:
     """Pass once over the images; return the mean loss and the accuracy on what it saw."""
     model.train()
-    loss_sum, right = torch.zeros(2, device=x.device)
+    generator = torch.Generator().manual_seed(_key(seed, epoch))
     order = torch.randperm(len(x), generator=generator).to(x.device)
     # Batches of nearly one size: a small last one would have noisy batch statistics.
-    for rows in order.tensor_split(math.ceil(len(x) / config.batch_size)):
+    batches = order.tensor_split(math.ceil(len(x) / config.batch_size))
+    loss_sum, right = torch.zeros(2, device=x.device)
+    for step, rows in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = one_cycle((epoch + step / len(batches)) / config.epochs, config)
         z = model.pre_activation(augment(x[rows], config.shift, config.flip, generator))
         loss = model.head.loss(z, y[rows])
         optimizer.zero_grad()
         (config.loss_scale * loss.mean()).backward()
         optimizer.step()
-        schedule.step()
         loss_sum += loss.detach().sum()
         right += (model.head.decide(z) == y[rows]).sum()
     return loss_sum.item() / len(x), right.item() / len(x)
@@ -317,7 +225,8 @@ def _warn_if_stalled(model_name: str, config: TrainConfig, accuracy: float, y: T
 
 def _accuracy(model: Classifier, x: Tensor, y: Tensor) -> float:
     right = sum(
-        int((model.predict(xs) == ys).sum()) for xs, ys in zip(x.split(500), y.split(500), strict=True)
+        int((model.predict(xs) == ys).sum())
+        for xs, ys in zip(x.split(500), y.split(500), strict=True)
     )
     return right / len(y)
 
@@ -329,8 +238,3 @@ def _key(seed: int, purpose: int | str) -> int:
 
 def _digest(vectors: Tensor | None) -> str | None:
     return None if vectors is None else checkpoint.weights_digest({"vectors": vectors})
-
-
-def _check_model_name(model_name: str) -> None:
-    if model_name not in MODELS:
-        raise ValueError(f"the model must be one of {', '.join(MODELS)}, got {model_name!r}")

@@ -1,0 +1,129 @@
+"""What to train and with which settings: the paper's models, and a recipe for every data set."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from . import heads
+from .codebook import Codebook
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Hyper-parameters; the defaults are those of digits.
+
+    Attributes:
+        net: the network by name, see :func:`fastrobust.models.by_name`.
+        epochs: passes over the training images; more gain nothing on digits.
+        batch_size: at most this many images a step: 64 is DenseNet's (arXiv 1608.06993, 4.2).
+        peak_lr: highest learning rate of the one cycle (arXiv 1708.07120): DenseNet's 0.1.
+        warm_up: share of the steps that climb to the peak: a squared error on softmax or tanh
+            units has no gradient where they saturate, so steps start small.
+        momentum: Nesterov momentum, DenseNet's.
+        weight_decay: on convolution and linear weights; norms and biases set no scale, so they
+            have none.
+        loss_scale: factor on the loss: a mean over units makes the gradients of a squared error
+            several times smaller than those of cross-entropy.
+        shift: images move by up to this many pixels each way, zeros follow: the usual crop.
+        flip: images are mirrored half of the time; wrong for digits and letters.
+        code_length: units of a codeword head: the paper's 128 (arXiv 1812.00181, 4.2).
+        code_key: secret that draws the codewords; it is stored nowhere. None takes the seed, which
+            anyone can read in the checkpoint.
+    """
+
+    net: str = "digits"
+    epochs: int = 25
+    batch_size: int = 64
+    peak_lr: float = 0.1
+    warm_up: float = 0.25
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    loss_scale: float = 1.0
+    shift: int = 1
+    flip: bool = False
+    code_length: int = 128
+    code_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot train."""
+        for name, low in (("epochs", 1), ("batch_size", 1), ("shift", 0), ("code_length", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be >= {low}, got {getattr(self, name)}")
+        for name in ("peak_lr", "loss_scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be > 0 and finite, got {getattr(self, name)}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be >= 0 and finite, got {self.weight_decay}")
+        for name in ("warm_up", "momentum"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in (0, 1), got {getattr(self, name)}")
+
+    def facts(self) -> dict[str, Any]:
+        """Every field but the key, as JSON values."""
+        return {name: value for name, value in asdict(self).items() if name != "code_key"}
+
+
+def _codeword(num_classes: int, config: TrainConfig, seed: int) -> heads.Head:
+    key = f"seed {seed}" if config.code_key is None else config.code_key
+    return heads.Codeword(Codebook.random(num_classes, config.code_length, key))
+
+
+# The paper's models (arXiv 1812.00181, section 4.2): targets, units, loss.
+MODELS: dict[str, Callable[[int, TrainConfig, int], heads.Head]] = {
+    "O:SOFTMAX:CE": lambda num_classes, config, seed: heads.Softmax("ce"),
+    "O:SOFTMAX:MSE": lambda num_classes, config, seed: heads.Softmax("mse"),
+    "R:TANH:MSE": _codeword,
+}
+MODEL_NAMES = tuple(MODELS)
+
+_LOSS_SCALES = {"O:SOFTMAX:CE": 1.0, "O:SOFTMAX:MSE": 5.0, "R:TANH:MSE": 5.0}
+
+# Larger images: DenseNet-BC 40-12, DenseNet's crops (4 of 32 pixels, so 2 or 3 of 28), the learning
+# rate scaled with the batch (arXiv 1706.02677), and passes enough for each set's difficulty.
+_LARGE: dict[str, Any] = {
+    "net": "40-12",
+    "epochs": 60,
+    "batch_size": 128,
+    "peak_lr": 0.2,
+    "shift": 2,
+}
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "digits": {},
+    "mnist": {**_LARGE, "epochs": 15},
+    "fashion_mnist": {**_LARGE, "flip": True},
+    "cifar10": {**_LARGE, "epochs": 100, "shift": 4, "flip": True},
+}
+
+
+def default_config(data_set_name: str, model_name: str, **overrides: Any) -> TrainConfig:
+    """Return the settings for one of the paper's models on a data set.
+
+    Args:
+        data_set_name: as for :func:`fastrobust.data.load`; ``npz:`` and ``folder:`` sets get
+            settings for images of about 32x32.
+        model_name: one of :data:`MODEL_NAMES`.
+        **overrides: fields of :class:`TrainConfig` to change.
+
+    Raises:
+        ValueError: the model's name is unknown, or a number is out of range.
+        TypeError: an override is no field.
+
+    Example:
+        >>> default_config("digits", "R:TANH:MSE", epochs=3).loss_scale
+        5.0
+    """
+    check_model_name(model_name)
+    settings = _SETTINGS.get(data_set_name, _LARGE)
+    return TrainConfig(**{**settings, "loss_scale": _LOSS_SCALES[model_name], **overrides})
+
+
+def slug(model_name: str) -> str:
+    """Return a model's name as it stands in file names: ``o-softmax-ce``."""
+    return model_name.lower().replace(":", "-")
+
+
+def check_model_name(model_name: str) -> None:
+    """Refuse a name that is none of :data:`MODEL_NAMES`."""
+    if model_name not in MODELS:
+        raise ValueError(f"the model must be one of {', '.join(MODELS)}, got {model_name!r}")
