@@ -21,6 +21,8 @@ class Mark:
     sentence: str
 
 
+Marks = dict[Result, tuple[Mark, ...]]
+
 CLAIMED, BUDGET, ONE_STEP = "≠", "↑", "①"
 LEGEND = {
     CLAIMED: "The attack's own test and the classifier's decision differ on some images.",
@@ -29,7 +31,7 @@ LEGEND = {
 }
 
 
-def find(run: Run) -> dict[Result, tuple[Mark, ...]]:
+def find(run: Run) -> Marks:
     """Return the marks of every result that has any."""
     found: dict[Result, list[Mark]] = {}
     for result, mark in (*_claims(run.results), *_budgets(run.results), *_one_steps(run.results)):
@@ -41,10 +43,13 @@ def _claims(results: Iterable[Result]) -> Iterator[tuple[Result, Mark]]:
     for result in results:
         if count := result.disagreements:
             images = "1 image" if count == 1 else f"{count} images"
-            yield result, Mark(
-                CLAIMED,
-                f"On {images} of {result.rate.count} the attack's own test and the decision "
-                "of the classifier differ.",
+            yield (
+                result,
+                Mark(
+                    CLAIMED,
+                    f"On {images} of {result.rate.count} the attack's own test and the decision "
+                    "of the classifier differ.",
+                ),
             )
 
 
@@ -56,11 +61,14 @@ def _budgets(results: Iterable[Result]) -> Iterator[tuple[Result, Mark]]:
         for result in sorted(group, key=lambda r: r.cell.value or 0):
             if strongest is not None and _clearly_worse(result, than=strongest):
                 what = "targeted success falls" if result.cell.targeted else "accuracy rises"
-                yield result, Mark(
-                    BUDGET,
-                    f"{result.cell.parameter} = {result.cell.value:g} gives the attack more room "
-                    f"than {strongest.cell.value:g}, yet {what} from "
-                    f"{strongest.rate.value:.3f} to {result.rate.value:.3f}.",
+                yield (
+                    result,
+                    Mark(
+                        BUDGET,
+                        f"{result.cell.parameter} = {result.cell.value:g} gives the attack more room "
+                        f"than {strongest.cell.value:g}, yet {what} from "
+                        f"{strongest.rate.value:.3f} to {result.rate.value:.3f}.",
+                    ),
                 )
             if strongest is None or result.defended < strongest.defended:
                 strongest = result
@@ -81,11 +89,14 @@ def _one_steps(results: Iterable[Result]) -> Iterator[tuple[Result, Mark]]:
         ]
         best = min(rivals, key=lambda r: r.defended, default=None)
         if best is not None and _clearly_worse(result, than=best):
-            yield result, Mark(
-                ONE_STEP,
-                f"{best.cell.column} reaches {best.rate.value:.3f} in one step at eps = "
-                f"{best.cell.value:g}, {result.cell.column} only {result.rate.value:.3f} in many "
-                f"at eps = {result.cell.value:g}.",
+            yield (
+                result,
+                Mark(
+                    ONE_STEP,
+                    f"{best.cell.column} reaches {best.rate.value:.3f} in one step at eps = "
+                    f"{best.cell.value:g}, {result.cell.column} only {result.rate.value:.3f} in many "
+                    f"at eps = {result.cell.value:g}.",
+                ),
             )
 
 

@@ -5,8 +5,10 @@ A cell is one place of one table: which attack (its repr), on which model, judge
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from . import attacks
@@ -108,6 +110,20 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON-able data; `from_json` reads it back."""
         return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "Plan":
+        """Return the plan in a JSON file.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is not JSON, or no plan; the message says which field is wrong.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} must hold a plan in JSON, got: {error}") from error
+        return cls.from_json(content)
 
     @classmethod
     def from_json(cls, content: object) -> "Plan":

@@ -5,6 +5,7 @@ the training loss. A column is one line of `_COLUMNS`.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from . import attacks, paper
@@ -31,7 +32,7 @@ def _fgsm(eps: float) -> object:
 
 
 def _madry(eps: float) -> object:
-    return attacks.PGD.madry(eps, loss="train")
+    return replace(attacks.PGD.madry(eps), loss="train")
 
 
 def _mim(eps: float) -> object:

@@ -130,9 +130,7 @@ def read(out_dir: str | os.PathLike[str]) -> Run:
         if key not in stored and folder.has(key):
             stored[key] = folder.read(key)
         if key in stored:
-            printed = paper.lookup(
-                cell.table, plan.data_set, cell.model, cell.column, cell.value
-            )
+            printed = paper.lookup(cell.table, plan.data_set, cell.model, cell.column, cell.value)
             results.append(Result(cell, key, stored[key].rows, stored[key].facts, printed))
         else:
             missing.append(cell)

@@ -11,9 +11,8 @@ import hashlib
 import json
 import os
 import re
-import uuid
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from . import files
 from .errors import StoreError
 
 FORMAT_VERSION = 1
@@ -93,7 +93,7 @@ class RunFolder:
                         "give another folder"
                     )
         text = json.dumps(run, indent=1) + "\n"
-        _replace(self.run_path, lambda path: path.write_text(text, encoding="utf-8"))
+        files.replace(self.run_path, lambda path: path.write_text(text, encoding="utf-8"))
 
     def read_run(self) -> dict[str, Any]:
         """Return the content of run.json.
@@ -137,8 +137,8 @@ class RunFolder:
         metadata = {"format_version": FORMAT_VERSION, "key": key, **facts}
         table = table.replace_schema_metadata({_METADATA: json.dumps(metadata).encode()})
         if images is not None:
-            _replace(self.images_path(key), lambda path: _save_npz(path, images))
-        _replace(self.cell_path(key), lambda path: pq.write_table(table, path))
+            files.replace(self.images_path(key), lambda path: _save_npz(path, images))
+        files.replace(self.cell_path(key), lambda path: pq.write_table(table, path))
 
     def read(self, key: str) -> StoredCell:
         """Return the cell `key`.
@@ -215,17 +215,6 @@ class RunFolder:
                     f"but line {number} does not: {error}"
                 ) from None
         return [record for key, record in last.items() if not self.has(key)]
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then give it its name at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

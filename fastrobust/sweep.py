@@ -6,7 +6,7 @@ A cell that fails is written down and the others go on; a kill loses the cell th
 import os
 import platform
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +16,12 @@ import torch
 
 from . import __version__, checkpoint, data
 from .data import DataSet
+from .errors import CheckpointError
 from .measure import Subject, measure
 from .plans import Cell, Plan
 from .progress import track
 from .store import FORMAT_VERSION, RunFolder, cell_key
+from .train import default_config, slug, train
 
 
 @dataclass
@@ -44,7 +46,49 @@ def checkpoint_path(out_dir: str | os.PathLike[str], model_name: str) -> Path:
     >>> sweep.checkpoint_path("runs/digits", "R:TANH:MSE").as_posix()
     'runs/digits/models/r-tanh-mse.safetensors'
     """
-    return Path(out_dir) / "models" / f"{model_name.replace(':', '-').lower()}.safetensors"
+    return Path(out_dir) / "models" / f"{slug(model_name)}.safetensors"
+
+
+def train_missing(
+    plan: Plan,
+    out_dir: str | os.PathLike[str],
+    *,
+    names: Sequence[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    device: str | torch.device = "cpu",
+) -> dict[str, dict[str, Any]]:
+    """Train the classifiers of `plan` that the run folder has no checkpoint of.
+
+    Args:
+        plan: Says data set, network and seed.
+        out_dir: The run folder.
+        names: Which classifiers, the plan's by default.
+        data_root: Where the data files are, as ``data.load`` takes it.
+        device: Where to train.
+
+    Returns:
+        What ``checkpoint.read_facts`` says of each, by name.
+
+    Raises:
+        CheckpointError: A checkpoint in the folder is damaged, or was trained otherwise.
+    """
+    data_set = data.load(plan.data_set, data_root)
+    wanted = {"seed": plan.seed, "digest": data_set.digest}
+    found = {}
+    for name in names or plan.models:
+        path = checkpoint_path(out_dir, name)
+        if not path.exists():
+            config = default_config(plan.data_set, name, net=plan.net)
+            train(data_set, name, config, path, seed=plan.seed, device=device, progress=track)
+        facts = found[name] = checkpoint.read_facts(path)
+        have = {**facts, "net": facts["config"]["net"]}
+        for key, value in {**wanted, "net": plan.net}.items():
+            if have.get(key) != value:
+                raise CheckpointError(
+                    f"{path} must be trained with {key} {value}, got {have.get(key)}; "
+                    "give another folder"
+                )
+    return found
 
 
 def run(
@@ -98,9 +142,7 @@ class _Task(NamedTuple):
 _MAY_CHANGE = ("cells", "device", "versions")
 
 
-def _subject(
-    plan: Plan, held_out: DataSet, path: Path, device: str | torch.device
-) -> Subject:
+def _subject(plan: Plan, held_out: DataSet, path: Path, device: str | torch.device) -> Subject:
     x, y = held_out.x_test[: plan.limit], held_out.y_test[: plan.limit]
     return Subject(
         model=checkpoint.load(path, device=device),
@@ -162,9 +204,7 @@ def _run_facts(
     }
 
 
-def _measure_all(
-    folder: RunFolder, tasks: list[_Task], subjects: Mapping[str, Subject]
-) -> Outcome:
+def _measure_all(folder: RunFolder, tasks: list[_Task], subjects: Mapping[str, Subject]) -> Outcome:
     outcome = Outcome()
     total = sum(len(subjects[task.cell.model].x) for task in tasks)
     with track(total, "attacked images") as progress:

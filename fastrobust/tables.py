@@ -1,16 +1,16 @@
 """Lays results out as tables: the paper's as it prints them, and plain ones of text.
 
-Every table ends as a `TextTable`, which the terminal and Markdown print as it is; the page draws
-the tables of the paper from the richer `PaperTable`.
+Every table can end as a `TextTable`, which the terminal and Markdown print as it is; the page draws
+the tables of rates from the richer `RateTable`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
 from . import attacks
-from .marks import LEGEND, Mark
-from .plans import VIEWS
-from .results import Rate, Result, Run, robust_at, smallest_breaks
+from .marks import LEGEND, Mark, Marks
+from .plans import VIEWS, Cell
+from .results import Rate, Run, robust_at, smallest_breaks
 
 GROUPS_PER_BLOCK = 3  # groups of columns side by side, as in the paper
 
@@ -37,7 +37,7 @@ class Group:
     """One attack's columns side by side: a value of its parameter each."""
 
     name: str
-    view: str
+    view: str | None
     parameter: str | None
     values: tuple[float | None, ...]
 
@@ -51,48 +51,59 @@ class Group:
 
 @dataclass(frozen=True)
 class Entry:
-    """One number of a table with what belongs beside it."""
+    """One number of a table with what belongs beside it.
 
-    result: Result
-    marks: tuple[Mark, ...]
+    Attributes:
+        rate: The number.
+        defended: The share of images that the attacker did not get.
+        paper: What the paper prints at this place, None where it prints nothing.
+        marks: Reasons to doubt it.
+    """
 
-    @property
-    def text(self) -> str:
-        """Rate, interval, the paper's value, signs of the marks."""
-        words = [rate_text(self.result.rate)]
-        if self.result.paper is not None:
-            words.append(f"(paper {self.result.paper:.3f})")
+    rate: Rate
+    defended: float
+    paper: float | None = None
+    marks: tuple[Mark, ...] = ()
+
+    def text(self, *, brief: bool) -> str:
+        """Rate, interval unless `brief`, the paper's value, signs of the marks."""
+        words = [f"{self.rate.value:.3f}" if brief else rate_text(self.rate)]
+        if self.paper is not None:
+            words.append(f"({self.paper:.3f})" if brief else f"(paper {self.paper:.3f})")
         words += [mark.sign for mark in self.marks]
         return " ".join(words)
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some groups of columns with the row of every classifier below them."""
+    """Some groups of columns with a row per classifier below them."""
 
     groups: tuple[Group, ...]
     rows: tuple[tuple[str, tuple[Entry | None, ...]], ...]
 
 
 @dataclass(frozen=True)
-class PaperTable:
-    """One of the paper's tables with our numbers in it."""
+class RateTable:
+    """A table of rates: one of the paper's with our numbers in it, or one like them."""
 
-    number: int
     title: str
     caption: str
     blocks: tuple[Block, ...]
 
-    def as_text(self) -> Iterator[TextTable]:
-        """Yield one table of text per block."""
+    @property
+    def anchor(self) -> str:
+        """A name for links: ``table-3``, ``worst-case``."""
+        return "-".join(self.title.lower().replace(".", "").split()[:2])
+
+    def as_text(self, *, brief: bool = False) -> Iterator[TextTable]:
+        """Yield one table of text per block; `brief` leaves the intervals out."""
         for block in self.blocks:
             heads = (f"{group.name}, {head}" for group in block.groups for head in group.heads)
             rows = (
-                (model, *(entry.text if entry else "-" for entry in entries))
+                (model, *(entry.text(brief=brief) if entry else "-" for entry in entries))
                 for model, entries in block.rows
             )
-            title = f"Table {self.number}. {self.title}"
-            yield TextTable(title, self.caption, ("model", *heads), tuple(rows))
+            yield TextTable(self.title, self.caption, ("model", *heads), tuple(rows))
 
 
 def rate_text(rate: Rate) -> str:
@@ -107,13 +118,14 @@ def rate_text(rate: Rate) -> str:
     return f"{rate.value:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def paper_tables(run: Run, marks: dict[Result, tuple[Mark, ...]]) -> list[PaperTable]:
-    """Return the plan's tables, clean accuracy first, with a gap where a cell is missing."""
+def rate_tables(run: Run, marks: Marks) -> list[RateTable]:
+    """Return the plan's tables, clean accuracy first, then the worst case over attacks."""
     numbers = sorted({cell.table for cell in run.plan.cells}, key=lambda n: (n != 4, n))
-    return [_paper_table(run, number, marks) for number in numbers]
+    return [_paper_table(run, number, marks) for number in numbers] + _worst_case(run)
 
 
-def _paper_table(run: Run, number: int, marks: dict[Result, tuple[Mark, ...]]) -> PaperTable:
+def _paper_table(run: Run, number: int, marks: Marks) -> RateTable:
+    """Lay out one of the paper's tables, with a gap where a cell is missing."""
     results = {result.cell: result for result in run.results}
     cells = {
         (cell.column, cell.view, cell.value, cell.model): cell
@@ -123,54 +135,55 @@ def _paper_table(run: Run, number: int, marks: dict[Result, tuple[Mark, ...]]) -
     models = tuple(dict.fromkeys(cell.model for cell in cells.values()))
 
     def entry(group: Group, value: float | None, model: str) -> Entry | None:
-        cell = cells.get((group.name, group.view, value, model))
+        cell = cells.get((group.name, group.view or VIEWS[0], value, model))
         result = results.get(cell) if cell else None
-        return Entry(result, marks.get(result, ())) if result else None
+        if result is None:
+            return None
+        return Entry(result.rate, result.defended, result.paper, marks.get(result, ()))
 
     def block(groups: tuple[Group, ...]) -> Block:
         places = [(group, value) for group in groups for value in group.values]
         rows = ((m, tuple(entry(group, value, m) for group, value in places)) for m in models)
         return Block(groups, tuple(rows))
 
-    groups = _groups(list(cells.values()))
+    groups = _groups(cells.values())
     starts = range(0, len(groups), GROUPS_PER_BLOCK)
     blocks = tuple(block(groups[start : start + GROUPS_PER_BLOCK]) for start in starts)
     title, caption = TITLES.get(number, ("", ""))
-    return PaperTable(number, title, caption, blocks)
+    return RateTable(f"Table {number}. {title}", caption, blocks)
 
 
-def _groups(cells: list) -> tuple[Group, ...]:
+def _groups(cells: Iterable[Cell]) -> tuple[Group, ...]:
     """Return the groups of columns in the order of their first cells."""
-    values: dict[tuple, dict] = {}
+    values: dict[tuple[str, str, str | None], dict[float | None, None]] = {}
     for cell in cells:
         values.setdefault((cell.column, cell.view, cell.parameter), {})[cell.value] = None
     return tuple(
-        Group(name, view, parameter, tuple(found))
+        Group(name, view if parameter else None, parameter, tuple(found))
         for (name, view, parameter), found in values.items()
     )
 
 
-def worst_case(run: Run) -> TextTable | None:
+def _worst_case(run: Run) -> list[RateTable]:
     """Return the accuracy left when every image meets its worst attack, per eps budget."""
     untargeted = list(run.select(targeted=False, parameter="eps"))
-    budgets = sorted({result.cell.value for result in untargeted})
+    budgets = sorted({result.cell.value or 0.0 for result in untargeted})
     rows = []
     for model in run.plan.models:
-        for view, views in (("paper's attacks", VIEWS[:1]), ("all attacks", VIEWS)):
+        for words, views in (("paper's attacks", VIEWS[:1]), ("all attacks", VIEWS)):
             found = [r for r in untargeted if r.cell.model == model and r.cell.view in views]
             if found:
                 radius = smallest_breaks(found)
-                rates = (rate_text(robust_at(radius, eps)) for eps in budgets)
-                rows.append((model, view, *rates))
+                rates = [robust_at(radius, eps) for eps in budgets]
+                rows.append((f"{model}, {words}", tuple(Entry(r, r.value) for r in rates)))
     if not rows:
-        return None
-    return TextTable(
-        "Worst case over attacks",
-        "Accuracy left at each budget when every image counts as lost as soon as any untargeted "
-        "attack moved it off its true label within that Linf distance.",
-        ("model", "attacks", *(f"eps {eps:g}" for eps in budgets)),
-        tuple(rows),
+        return []
+    caption = (
+        "Accuracy left when an image counts as lost as soon as any untargeted attack has moved it "
+        "off its true label within that distance."
     )
+    group = Group("within a distance (Linf) of", None, "eps", tuple(budgets))
+    return [RateTable("Worst case over attacks", caption, (Block((group,), tuple(rows)),))]
 
 
 def attack_tables(run: Run) -> list[TextTable]:
@@ -225,4 +238,5 @@ def costs(run: Run) -> TextTable:
 
 def legend() -> TextTable:
     """Return what the marks in the tables mean."""
-    return TextTable("Marks", "Reasons to doubt a number.", ("sign", "meaning"), tuple(LEGEND.items()))
+    signs = tuple(LEGEND.items())
+    return TextTable("Marks", "Reasons to doubt a number.", ("sign", "meaning"), signs)

@@ -1,0 +1,262 @@
+"""The command ``fastrobust``: words in, tables and pages out; all work is done below."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import __version__, inspection, presets, report, sweep, terminal
+from .plans import Plan
+from .train import MODEL_NAMES, slug
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Measure how robust a classifier really is.\n\n"
+    "Start with [bold]fastrobust paper[/bold]: it trains the three classifiers of Saito and Roy "
+    "(2018) on real digits, attacks them, and writes one page that shows the paper's view beside "
+    "the honest one, in about two minutes on two cores.\n\n"
+    "Exit codes: 0 all done, 1 some cells failed (they are named), 2 wrong use.",
+    rich_markup_mode="rich",
+)
+
+DataSet = Annotated[
+    str,
+    typer.Option(
+        help="digits, mnist, fashion_mnist, cifar10, npz:PATH or folder:PATH.", metavar="NAME"
+    ),
+]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Where the files of mnist, fashion_mnist and cifar10 are.")
+]
+Preset = Annotated[
+    str,
+    typer.Option(
+        help="quick (200 test images) or paper (all of them); grids and constants are the paper's."
+    ),
+]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Attack only the first so many test images.")
+]
+Tables = Annotated[
+    str | None, typer.Option(help="Only these tables of the paper, such as 3,5.", metavar="N,N")
+]
+Net = Annotated[
+    str | None,
+    typer.Option(help="Network: digits, 40-12, 100-12, plain-40-12, ... by default digits for "
+                 "digits and 40-12 for the others."),
+]  # fmt: skip
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
+Seed = Annotated[int, typer.Option(min=0, help="Of training, targets and random starts.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder; by default runs/<data set>-<preset>.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; `arguments` are those of the process by default."""
+    given = sys.argv[1:] if arguments is None else arguments
+    command = typer.main.get_command(app)
+    # Looked up by hand: an error can come before the options are parsed.
+    with terminal.one_line_errors(debug="--debug" in given):
+        command(given, prog_name="fastrobust")
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version and build this is.")
+    ] = False,
+) -> None:
+    if version:
+        print(f"fastrobust {__version__} ({inspection.build_line()})")
+        raise typer.Exit
+
+
+@app.command()
+def paper(
+    data_set: DataSet = "digits",
+    preset: Preset = "quick",
+    limit: Limit = None,
+    tables: Tables = None,
+    net: Net = None,
+    device: Device = "cpu",
+    seed: Seed = 0,
+    out: Out = None,
+    data_root: DataRoot = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train what is missing, run the sweep, write the report, and print its tables.
+
+    What is in the run folder already is reused, so a run that was stopped goes on, and a second
+    run only prints.
+    """
+    plan = presets.make(preset, data_set, tables=_numbers(tables), limit=limit, seed=seed, net=net)
+    out = out or _default_out(plan)
+    sweep.train_missing(plan, out, data_root=data_root, device=device)
+    _sweep_and_report(plan, out, data_root, device, as_json)
+
+
+@app.command()
+def train(
+    models: Annotated[
+        list[str] | None, typer.Argument(help=f"Which of {', '.join(MODEL_NAMES)}; all by default.")
+    ] = None,
+    data_set: DataSet = "digits",
+    preset: Preset = "quick",
+    net: Net = None,
+    device: Device = "cpu",
+    seed: Seed = 0,
+    out: Out = None,
+    data_root: DataRoot = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train classifiers into a run folder's models/, unless they are there already."""
+    names = tuple(models or MODEL_NAMES)
+    if unknown := sorted(set(names) - set(MODEL_NAMES)):
+        raise ValueError(f"models must be among {', '.join(MODEL_NAMES)}, got {unknown}")
+    plan = presets.make(preset, data_set, seed=seed, net=net)
+    out = out or _default_out(plan)
+    facts = sweep.train_missing(plan, out, names=names, data_root=data_root, device=device)
+    if as_json:
+        terminal.show_json(facts)
+        return
+    for name, found in facts.items():
+        print(f"{name}: accuracy {found['accuracy']:.4f}, {sweep.checkpoint_path(out, name)}")
+
+
+@app.command("sweep")
+def sweep_command(
+    data_set: DataSet = "digits",
+    preset: Preset = "quick",
+    plan_file: Annotated[
+        Path | None, typer.Option("--plan", help="A plan of your own in JSON, instead of a preset.")
+    ] = None,
+    limit: Limit = None,
+    tables: Tables = None,
+    net: Net = None,
+    device: Device = "cpu",
+    seed: Seed = 0,
+    out: Out = None,
+    data_root: DataRoot = None,
+    show_plan: Annotated[
+        bool, typer.Option("--show-plan", help="Print the plan as JSON and do nothing.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure every cell of a plan that the run folder does not hold yet, then report.
+
+    The classifiers are the checkpoints in the folder's models/. Several processes, also on several
+    machines, may work on one folder.
+    """
+    if plan_file is not None:
+        plan = Plan.read(plan_file)
+    else:
+        plan = presets.make(
+            preset, data_set, tables=_numbers(tables), limit=limit, seed=seed, net=net
+        )
+    if show_plan:
+        terminal.show_json(plan.to_json())
+        return
+    _sweep_and_report(plan, out or _default_out(plan), data_root, device, as_json)
+
+
+@app.command("report")
+def report_command(
+    out: Annotated[Path, typer.Argument(help="The run folder.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write report.html, tables.md and tables.csv from a run folder, finished or not."""
+    _show_report(report.write(out), {}, as_json)
+
+
+@app.command()
+def attack(
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint, or package.module:callable that makes a module.")
+    ],
+    attack: Annotated[str, typer.Argument(help="Such as \"PGD(eps=0.1, loss='margin')\".")],
+    data_set: DataSet = "digits",
+    limit: Limit = 200,
+    targeted: Annotated[
+        bool, typer.Option("--targeted", help="Reach a random other class, not just leave one.")
+    ] = False,
+    device: Device = "cpu",
+    seed: Seed = 0,
+    data_root: DataRoot = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the adversarial images and all columns: a .npz.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Attack one classifier, yours or one of ours, with one attack."""
+    found = inspection.attack_once(
+        model, attack, data_set,
+        limit=limit, targeted=targeted, device=device, seed=seed, data_root=data_root, save=save,
+    )  # fmt: skip
+    if as_json:
+        terminal.show_json(found)
+        return
+    for name, value in found.items():
+        print(f"{name:20} {value}")
+
+
+@app.command()
+def info(
+    what: Annotated[
+        str | None, typer.Argument(help="A checkpoint or a run folder; this build by default.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what this build, a checkpoint or a run folder is."""
+    facts = inspection.facts(what)
+    if as_json:
+        terminal.show_json(facts)
+        return
+    for name, value in facts.items():
+        print(f"{name:20} {value}")
+
+
+def _sweep_and_report(
+    plan: Plan, out: Path, data_root: Path | None, device: str, as_json: bool
+) -> None:
+    outcome = sweep.run(plan, out, data_root=data_root, device=device)
+    _show_report(report.write(out), asdict(outcome), as_json)
+    if outcome.failed:
+        terminal.say(f"{len(outcome.failed)} cells failed:")
+        for line in outcome.failed:
+            terminal.say(f"  {line}")
+        raise typer.Exit(1)
+
+
+def _show_report(written: report.Written, outcome: dict, as_json: bool) -> None:
+    places = {name: str(getattr(written, name)) for name in ("page", "markdown", "csv")}
+    if as_json:
+        terminal.show_json({**outcome, **places})
+        return
+    terminal.show(written.tables)
+    for name, place in places.items():
+        print(f"{name:9}{place}")
+
+
+def _default_out(plan: Plan) -> Path:
+    return Path("runs") / slug(f"{plan.data_set}-{plan.preset}")
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    """Return the table numbers of "3,5"."""
+    if text is None:
+        return None
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--tables must be numbers with commas between, got {text!r}") from None

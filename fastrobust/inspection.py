@@ -1,0 +1,133 @@
+"""Looks at one thing from the command line: this build, a checkpoint, a run folder, one attack."""
+
+import importlib
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from . import attacks, checkpoint, data, files, results
+from .build import build_info
+from .classifier import Classifier, as_classifier
+
+
+def build_line() -> str:
+    """Say in a few words what was built."""
+    facts = build_info()
+    kind = f"CUDA {facts['cuda']}" if facts["cuda"] else "CPU build"
+    return f"{kind}, {facts['cpu']}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def facts(what: str | None) -> dict[str, Any]:
+    """Return what is known of a checkpoint or a run folder; of this build if `what` is None.
+
+    Raises:
+        FileNotFoundError, CheckpointError, StoreError: There is no such thing, or it is damaged.
+    """
+    if what is None:
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return {**build_info(), "threads": torch.get_num_threads(), "gpus": gpus}
+    if not Path(what).is_dir():
+        return checkpoint.read_facts(what)
+    run = results.read(what)
+    return {
+        "data_set": run.plan.data_set,
+        "preset": run.plan.preset,
+        "images": run.facts["data"]["images"],
+        "models": list(run.plan.models),
+        "cells": len(run.plan.cells),
+        "measured": len(run.results),
+        "failed": len(run.failures),
+        "seconds": round(sum(result.facts["seconds"] for result in run.results), 1),
+    }
+
+
+def load_model(name: str, device: str) -> Classifier:
+    """Return the classifier of a checkpoint, or of ``package.module:callable``.
+
+    Args:
+        name: A file, or where to find a module, or a callable that makes one without arguments;
+            the working directory is searched first.
+        device: Where to put it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is damaged or foreign.
+        ImportError, AttributeError: There is no such callable.
+        TypeError: What it gives is not a ``torch.nn.Module``.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon or os.path.exists(name):
+        return checkpoint.load(name, device=device)
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    finally:
+        sys.path.pop(0)
+    made = found if isinstance(found, nn.Module) else found()
+    if not isinstance(made, nn.Module):
+        raise TypeError(f"{name} must give a torch.nn.Module, got {type(made).__name__}")
+    return as_classifier(made.to(device))
+
+
+def attack_once(
+    model: str,
+    attack: str,
+    data_set: str,
+    *,
+    limit: int | None,
+    targeted: bool,
+    device: str,
+    seed: int,
+    data_root: Path | None,
+    save: Path | None,
+) -> dict[str, Any]:
+    """Attack one classifier on the first test images and return the rates.
+
+    Untargeted attacks move away from the true label. `save` gets the adversarial images and every
+    column of the result as arrays.
+
+    Raises:
+        ValueError: `attack` is no attack's repr, or a number is out of range.
+    """
+    rule = attacks.from_repr(attack)
+    classifier = load_model(model, device)
+    test = data.load(data_set, data_root, splits=("test",))
+    x, y = test.x_test[:limit].to(device), test.y_test[:limit].to(device)
+    goal = {"y": y}
+    if targeted:
+        goal = {"target": attacks.random_targets(y, test.num_classes, seed)}
+    start = time.perf_counter()
+    found = rule.run(classifier, x, **goal, seed=seed)
+    seconds = time.perf_counter() - start
+    if save is not None:
+        arrays = {name: column.cpu().numpy() for name, column in {**vars(found), **goal}.items()}
+        files.replace(save, lambda path: _save(path, arrays))
+    won = found.success
+    return {
+        "attack": repr(rule),
+        "images": len(x),
+        "clean_accuracy": _mean(classifier.predict(x) == y),
+        "accuracy": _mean(found.decision == y),
+        "success": _mean(won),
+        "claimed": _mean(found.claimed),
+        "median_l2": float(found.l2[won].median()) if won.any() else None,
+        "median_linf": float(found.linf[won].median()) if won.any() else None,
+        "evaluations": int(found.queries.sum()),
+        "seconds": round(seconds, 3),
+    }
+
+
+def _mean(flags: torch.Tensor) -> float:
+    return round(float(flags.float().mean()), 4)
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with open(path, "wb") as file:  # a file, not a name: numpy would append .npz to the name
+        np.savez_compressed(file, **arrays)

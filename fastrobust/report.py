@@ -1,0 +1,127 @@
+"""Writes what a run folder holds as a page, as Markdown and as CSV."""
+
+import csv
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from . import figures, files, findings, marks, paper, results, tables
+from .marks import Marks
+from .results import Result, Run
+from .tables import TextTable
+
+_CSV_HEAD = (
+    "table", "data_set", "model", "column", "attack", "targeted", "view", "labels", "parameter",
+    "value", "metric", "rate", "low", "high", "images", "paper", "difference", "disagreements",
+    "marks", "median_l2", "median_linf", "invalid", "seconds", "naive", "executed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write` made: where the files are, and the tables for a terminal."""
+
+    page: Path
+    markdown: Path
+    csv: Path
+    tables: tuple[TextTable, ...]
+
+
+def write(out_dir: str | os.PathLike[str]) -> Written:
+    """Write ``report.html``, ``tables.md`` and ``tables.csv`` from a run folder, and into it.
+
+    Only the folder is read, finished or not; gaps are shown as gaps.
+
+    Args:
+        out_dir: The run folder.
+
+    Raises:
+        StoreError: The folder holds no run, or one of its files is damaged or foreign.
+    """
+    run = results.read(out_dir)
+    marked = marks.find(run)
+    root = run.folder.root
+    brief = [text for t in tables.rate_tables(run, marked) for text in t.as_text(brief=True)]
+    written = Written(root / "report.html", root / "tables.md", root / "tables.csv", tuple(brief))
+    for path, text in (
+        (written.page, page(run, marked)),
+        (written.markdown, markdown(run, marked)),
+        (written.csv, comma_separated(run, marked)),
+    ):
+        files.replace(path, lambda temporary, text=text: temporary.write_text(text, "utf-8"))
+    return written
+
+
+def page(run: Run, marked: Marks) -> str:
+    """Return the self-contained HTML page of a run."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("fastrobust"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        marked=marked,
+        findings=findings.sentences(run, marked),
+        legend=marks.LEGEND,
+        paper_source=paper.source() if run.plan.data_set in paper.DATA_SETS else None,
+        rate_tables=tables.rate_tables(run, marked),
+        curves=list(filter(None, (figures.curves(run, targeted=t) for t in (False, True)))),
+        galleries=figures.galleries(run),
+        attack_tables=tables.attack_tables(run),
+        costs=tables.costs(run),
+        view_names=tables.VIEW_NAMES,
+    )
+
+
+def markdown(run: Run, marked: Marks) -> str:
+    """Return every table of a run in Markdown."""
+    plan = run.plan
+    lines = [
+        f"# {plan.data_set}, preset {plan.preset}, {run.facts['data']['images']} images",
+        "",
+        "Rates with Wilson 95% intervals.",
+    ]
+    rates = [text for table in tables.rate_tables(run, marked) for text in table.as_text()]
+    for table in (*rates, tables.legend(), *tables.attack_tables(run), tables.costs(run)):
+        lines += ["", f"## {table.title}", ""]
+        lines += [table.caption, ""] if table.caption else []
+        lines.append("| " + " | ".join(table.head) + " |")
+        lines.append("|" + " --- |" * len(table.head))
+        lines += ["| " + " | ".join(row) + " |" for row in table.rows]
+    if marked:
+        lines += ["", "## What the marks say", ""]
+        for result, found in marked.items():
+            lines += [f"- {mark.sign} {_place(result)}: {mark.sentence}" for mark in found]
+    return "\n".join(lines) + "\n"
+
+
+def comma_separated(run: Run, marked: Marks) -> str:
+    """Return a line per measured cell as CSV."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(_CSV_HEAD)
+    for result in run.results:
+        cell, facts, rate = result.cell, result.facts, result.rate
+        low, high = rate.interval
+        writer.writerow((
+            cell.table, run.plan.data_set, cell.model, cell.column, cell.attack, cell.targeted,
+            cell.view, cell.labels, cell.parameter, cell.value,
+            "success_rate" if cell.targeted else "accuracy",
+            f"{rate.value:.6g}", f"{low:.6g}", f"{high:.6g}", rate.count, result.paper,
+            None if result.paper is None else f"{rate.value - result.paper:.6g}",
+            result.disagreements, " ".join(mark.sign for mark in marked.get(result, ())),
+            result.median("l2"), result.median("linf"), facts["invalid"],
+            f"{facts['seconds']:.3f}", facts["naive"], facts["executed"],
+        ))  # fmt: skip
+    return buffer.getvalue()
+
+
+def _place(result: Result) -> str:
+    cell = result.cell
+    return f"Table {cell.table}, {cell.column}, {cell.parameter} {cell.value:g}, {cell.model}"
