@@ -86,8 +86,8 @@ def train(
         CheckpointError: the kept state is damaged or of a training with other settings.
 
     Warns:
-        UserWarning: after the warm-up the classifier still does little better than chance. It is
-            trained to the end all the same.
+        UserWarning: after the warm-up, and 100 steps at least, the classifier still does little
+            better than chance. It is trained to the end all the same.
 
     Example:
         >>> import tempfile
@@ -125,7 +125,7 @@ def train(
                     f"{model_name} must keep a finite loss, got {loss} in epoch {epoch + 1}; lower "
                     f"peak_lr (now {config.peak_lr}) or loss_scale (now {config.loss_scale})"
                 )
-            if epoch + 1 == math.ceil(config.warm_up * config.epochs):
+            if epoch + 1 == _settled(config, len(x)):
                 _warn_if_stalled(model_name, config, accuracy, y)
             resume.save(epoch + 1)
             tracker.note(f"loss {loss:.4f}, training accuracy {accuracy:.3f}")
@@ -208,6 +208,12 @@ def _run_epoch(
         loss_sum += loss.detach().sum()
         right += (model.head.decide(z) == y[rows]).sum()
     return loss_sum.item() / len(x), right.item() / len(x)
+
+
+def _settled(config: TrainConfig, count: int) -> int:
+    """Number of epochs after which a classifier should have begun to learn."""
+    epochs_of_100_steps = math.ceil(100 / math.ceil(count / config.batch_size))
+    return min(config.epochs, max(math.ceil(config.warm_up * config.epochs), epochs_of_100_steps))
 
 
 def _warn_if_stalled(model_name: str, config: TrainConfig, accuracy: float, y: Tensor) -> None:

@@ -119,7 +119,8 @@ def rewrite(path, *, tensors=None, facts=None, drop=(), metadata=None):
     """Write the checkpoint again with changes, as another program would."""
     with safe_open(path, "pt") as file:
         kept = json.loads(file.metadata()["fastrobust"])
-        state = {name: file.get_tensor(name) for name in file.keys() if name not in drop}
+        names = set(file.keys()) - set(drop)
+        state = {name: file.get_tensor(name) for name in names}
     state |= tensors or {}
     kept |= facts or {}
     save_file(state, path, {"fastrobust": json.dumps(kept)} if metadata is None else metadata)
