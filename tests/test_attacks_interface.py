@@ -26,6 +26,10 @@ def images(count=5):
     return torch.rand(count, 1, 3, 4), torch.arange(count) % 4
 
 
+def own_loss(scores, y):
+    return nn.functional.cross_entropy(scores, y, reduction="none")
+
+
 # Fields
 
 
@@ -52,9 +56,11 @@ def test_repr_leaves_out_defaults_and_evaluates_back():
         (MIM(0, clip=[-1, 2], loss="train", label_sum_norm=True),
          "MIM(eps=0.0, loss='train', clip=(-1.0, 2.0), label_sum_norm=True)"),
         (FGSM(1, clip=None), "FGSM(eps=1.0, clip=None)"),
+        (FGSM(1, loss=own_loss), "FGSM(eps=1.0, loss=own_loss)"),
     ):  # fmt: skip
         assert repr(attack) == text
-        assert eval(text) == attack == from_repr(text)
+        assert eval(text) == attack
+        assert attack.loss is own_loss or attack == from_repr(text)
         assert hash(eval(text)) == hash(attack)
     with pytest.raises(FrozenInstanceError):
         FGSM(0.1).eps = 0.2
@@ -243,6 +249,20 @@ def test_rows_of_nan_are_flagged_and_left_alone(kind):
             assert torch.equal(result.success[~bad], alone.success)
 
 
+def test_nan_at_the_last_image_alone_is_seen_by_the_verdict():
+    net, (x, y) = model(), images()
+    x = (x * 8).round() / 8
+
+    def nan_once_moved(x):
+        return torch.where((x * 8 != (x * 8).round()).flatten(1).any(1)[:, None], torch.nan, net(x))
+
+    for attack in (FGSM(0.05), BIM(0.05, steps=1, keep="best")):
+        with pytest.warns(UserWarning, match="NaN for 5 of 5 images"):
+            result = attack.run(nan_once_moved, x, y)
+        assert result.invalid.all() and torch.equal(result.adv, x)
+        assert not result.success.any() and not result.claimed.any() and not result.linf.any()
+
+
 def test_one_class_is_never_left():
     result = PGD(0.1).run(model(1), *images(1))
     assert not result.success.any() and result.decision.tolist() == [0]
@@ -261,6 +281,8 @@ def test_bim_warns_where_a_step_jumps_across_the_ball():
 def test_images_of_any_layout_come_back_as_they_were():
     net, (x, y) = model(), images()
     expected = PGD(0.1)(net, x, y)
+    attached = PGD(0.1)(net, x.clone().requires_grad_(), y)
+    assert torch.equal(attached, expected) and not attached.requires_grad
     strange = x.transpose(2, 3).contiguous().transpose(2, 3)
     before = strange.clone()
     assert torch.equal(PGD(0.1)(net, strange, y), expected)

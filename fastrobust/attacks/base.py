@@ -81,14 +81,14 @@ class Attack(Generic[S]):
                 its label, a wrong shape, a negative eps, a model whose output is not (N, K).
             RuntimeError: tensors or model on different devices.
         """
-        checks.images(x)
+        x = checks.images(x).detach()
         _inside(x, self.clip)
         with oracle(model, x.device) as network:
             if not len(x):
                 return _empty(x)
             # A clone: tensors made in inference mode cannot take part in autograd. A half-precision
             # image moves in float32, and is rounded once, before the verdict.
-            x0 = x.detach().to(torch.promote_types(x.dtype, torch.float32), copy=True).contiguous()
+            x0 = x.to(torch.promote_types(x.dtype, torch.float32), copy=True).contiguous()
             y, sign, valid, asked = goal(network, x0, y, target)
             rows = Rows(
                 x0=x0,

@@ -84,10 +84,11 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 def written(attack: Any) -> str:
     """Return the attack as it is made; fields that hold their default are left out."""
+    values = [(field, getattr(attack, field.name)) for field in fields(attack)]
     shown = [
-        f"{field.name}={getattr(attack, field.name)!r}"
-        for field in fields(attack)
-        if field.default is MISSING or getattr(attack, field.name) != field.default
+        f"{field.name}={getattr(value, '__name__', repr(value))}"  # a callable loss by its name
+        for field, value in values
+        if field.default is MISSING or value != field.default
     ]
     return f"{type(attack).__name__}({', '.join(shown)})"
 
