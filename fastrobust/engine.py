@@ -96,12 +96,10 @@ class Oracle:
         if not z.requires_grad:
             raise ValueError("the model's output must be differentiable by its input, got no graph")
         value, cotangent, decision = self._head(z.detach(), y, loss)
-        cotangent *= sign.to(z.dtype)[:, None]
+        cotangent = cotangent * sign.to(z.dtype)[:, None]
         # float16 has no room for the small gradients of a mean squared error.
         unit = _peak(cotangent) if self._dtype is torch.float16 else None
-        (grad,) = torch.autograd.grad(
-            z, x, cotangent if unit is None else cotangent / unit, materialize_grads=True
-        )
+        (grad,) = torch.autograd.grad(z, x, cotangent if unit is None else cotangent / unit)
         if unit is not None:
             grad *= unit.to(grad.dtype).view(-1, *[1] * (x.dim() - 1))
         valid = ~(z.isnan().any(1) | grad.flatten(1).sum(1).isnan())

@@ -289,6 +289,11 @@ def test_images_of_any_layout_come_back_as_they_were():
     assert torch.equal(strange, before)
     assert torch.equal(PGD(0.1)(net, x, y.int()), expected)
     assert PGD(0.1)(net[1], x.flatten(1), y).shape == (5, 12)
+    # Labels, budgets and places that are views of something longer, or one number seen many times.
+    views = {"eps": torch.tensor(0.1).expand(5), "index": torch.arange(10)[::2]}
+    copies = {"eps": torch.full((5,), 0.1), "index": torch.arange(0, 10, 2)}
+    longer = torch.stack([y, y], 1).flatten()[::2]
+    assert torch.equal(PGD(0.1)(net, x, longer, **views), PGD(0.1)(net, x, y, **copies))
 
 
 def test_rows_go_in_and_out_of_a_state():

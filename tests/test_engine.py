@@ -60,6 +60,21 @@ def test_a_callable_loss_on_scores_equals_the_named_one():
         torch.testing.assert_close(ours, theirs)
 
 
+def test_outputs_that_are_views_and_gradients_that_are_expanded():
+    (x, y), weight = images(), torch.randn(32, 4).double()
+
+    def wide(x):
+        return torch.cat([x.flatten(1) @ weight] * 2, 1)[:, ::2]
+
+    def sum_of_scores(scores, y):
+        return scores.sum(1)
+
+    answer = ask(wide, x, y, sum_of_scores)
+    expected = 2 * (weight[:, 0] + weight[:, 2]).expand(6, -1)
+    torch.testing.assert_close(answer.grad.flatten(1), expected)
+    assert ask(wide, x, y).grad.shape == x.shape
+
+
 def test_the_sign_turns_loss_and_gradient_row_by_row():
     model, (x, y) = codeword_model(), images()
     plain, turned = ask(model, x, y), ask(model, x, y, sign=torch.tensor([1.0, -1] * 3))

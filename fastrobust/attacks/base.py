@@ -94,8 +94,8 @@ class Attack(Generic[S]):
                 x0=x0,
                 y=y.clone(),
                 sign=sign,
-                eps=checks.per_row(self.eps if eps is None else eps, x0, "eps"),
-                index=row_index(index, x0),
+                eps=checks.per_row(self.eps if eps is None else eps, x0, "eps").contiguous(),
+                index=row_index(index, x0).contiguous(),
                 seed=seed,
             )
             for caution in self.cautions(rows):

@@ -40,7 +40,7 @@ class SignState(State):
 class SignAttack(Attack[SignState]):
     """The rule of the family; what a subclass does not have as a field is set here."""
 
-    step_size: float | None = None  # of eps itself
+    step_size: float | None = None  # eps itself
     steps: int = 1
     decay: float = 0.0
     random_start: bool = False
@@ -56,7 +56,7 @@ class SignAttack(Attack[SignState]):
             x=rows.x0.clone(),
             restart=torch.zeros_like(rows.index),
             won=torch.zeros_like(rows.index, dtype=torch.bool),
-            best_loss=torch.full_like(rows.sign, -torch.inf),
+            best_loss=torch.full_like(rows.sign, -torch.inf, dtype=torch.float64),
             momentum=torch.zeros_like(rows.x0) if self._kind == "momentum" else None,
             best=rows.x0.clone() if self.keep == "best" or self.restarts > 1 else None,
         )
@@ -76,8 +76,13 @@ class SignAttack(Attack[SignState]):
         )  # fmt: skip
         spent = live & (state.iteration == self.steps) & ~state.won & ~state.invalid
         state.iteration += 1
-        if self.restarts > 1:
-            self._restart(state, spent.nonzero().flatten())
+        if self.restarts > 1 and spent.any():
+            rows = spent.nonzero().flatten()
+            again = state.take(rows)
+            again.restart += 1
+            again.iteration.zero_()
+            self._start(again)
+            state.put(rows, again)
 
     def done(self, state: SignState) -> Tensor:
         """All steps of the last restart made, or a success that ends the search."""
@@ -114,14 +119,6 @@ class SignAttack(Attack[SignState]):
                 state.seed, state.index, state.restart, None, None,
             )  # fmt: skip
 
-    def _restart(self, state: SignState, rows: Tensor) -> None:
-        if len(rows):
-            fresh = state.take(rows)
-            fresh.restart += 1
-            fresh.iteration.zero_()
-            self._start(fresh)
-            state.put(rows, fresh)
-
     def _look(self, state: SignState, answer: Answer, live: Tensor) -> None:
         """Keep the iterate if it is the row's first success or its highest loss so far."""
         if state.best is None:
@@ -130,8 +127,8 @@ class SignAttack(Attack[SignState]):
         counts = live & answer.valid & (state.iteration >= first)
         hit = counts & state.hit(answer.decision)
         better = hit | (counts & (answer.loss >= state.best_loss))
-        state.best = torch.where(beside(better, state.x), state.x, state.best)
-        state.best_loss = torch.where(better, answer.loss, state.best_loss).to(state.x.dtype)
+        torch.where(beside(better, state.x), state.x, state.best, out=state.best)
+        state.best_loss = torch.where(better, answer.loss, state.best_loss)
         state.won |= hit
 
 
