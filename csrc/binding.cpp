@@ -272,7 +272,8 @@ void step_(Tensor x, Tensor x0, Tensor grad, optional<Tensor> momentum, const st
 }
 
 void random_start_(Tensor x, Tensor x0, const string& norm, Number eps, uint64_t seed, Tensor index,
-                   std::variant<int64_t, Tensor> restart, optional<double> lo, optional<double> hi) {
+                   std::variant<int64_t, Tensor> restart, optional<double> lo,
+                   optional<double> hi) {
   const auto wish = pick<Norm>("norm", norm, {"linf", "l2"});
   require_floating(x, "x");
   require<py::value_error>(x.dim() >= 1, "x must have shape (N, ...), got a single number");
@@ -326,12 +327,14 @@ py::dict facts() {
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   using Free = py::call_guard<py::gil_scoped_release>;
+  // clang-format off: a table
   m.def("decode",        &decode,        Free(), "nearest target vector of each row");
   m.def("head",          &head,          Free(), "loss, gradient, decision and margin of each row");
   m.def("tanh_mse",      &tanh_mse,      Free(), "mean squared error of tanh(z), or its gradients");
   m.def("step_",         &step_,         Free(), "one attack update in place");
   m.def("random_start_", &random_start_, Free(), "a random point of each eps-ball, in place");
   m.def("facts",         &facts,                 "what this extension was built with");
+  // clang-format on
 }
 
 }  // namespace fastrobust

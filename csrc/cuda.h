@@ -5,7 +5,8 @@
 
 namespace fastrobust {
 
-// Computes all rows of a kernel on a stream. Instantiated for each Args in the .cu beside its header.
+// Computes all rows of a kernel on a stream. Instantiated for each Args in the .cu beside its
+// header.
 template <typename Args>
 cudaError_t cuda_rows(const Args& args, cudaStream_t stream);
 

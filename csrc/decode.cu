@@ -1,6 +1,5 @@
 // decode on a GPU: nearest target vectors, one block per row.
 #include "decode.h"
-
 #include "team.cuh"
 
 namespace fastrobust {

@@ -40,7 +40,8 @@ FR_HD void compute_row(const DecodeArgs<T>& a, int64_t row, Team team, T* score)
   const T* u = a.u + row * a.d;
   code_scores(u, a.vectors, a.K, a.d, team, score);
   team.sync();
-  const int64_t best = team.template top3<T>(a.K, [=](int64_t k) FR_LAMBDA { return score[k]; }).index[0];
+  const int64_t best =
+      team.template top3<T>(a.K, [=](int64_t k) FR_LAMBDA { return score[k]; }).index[0];
   const T* winner = a.vectors + best * a.d;
   if (team.leader()) a.index[row] = best;
   team.template sums<kCodeLanes, T>(

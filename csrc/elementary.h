@@ -1,7 +1,7 @@
 // Our own exp and tanh: the same bits on every CPU and GPU, vectorised, without fast-math.
 //
-// Errors against the true value, measured by csrc/tests/test_math.cpp and tests/test_ops_head.py:
-// exp and tanh at most 2 units in the last place, the slope of tanh at most 4. Results below the
+// Errors against the true value in units in the last place, float32 and float64, measured by
+// csrc/tests/test_elementary.cpp: exp at most 1.5, tanh 3, the slope of tanh 5. Results below the
 // smallest normal number are 0. NaN gives NaN.
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace fastrobust {
 
-FR_HD float fused(float a, float b, float c) { return fmaf(a, b, c); }    // a * b + c, one rounding
+FR_HD float fused(float a, float b, float c) { return fmaf(a, b, c); }  // a * b + c, one rounding
 FR_HD double fused(double a, double b, double c) { return fma(a, b, c); }
 FR_HD float absolute(float a) { return fabsf(a); }
 FR_HD double absolute(double a) { return fabs(a); }
@@ -56,6 +56,21 @@ struct ExpParts {
   T rest;
 };
 
+template <int n>
+inline constexpr double kFactorial = n * kFactorial<n - 1>;
+template <>
+inline constexpr double kFactorial<0> = 1;
+
+// 1/n! + r/(n+1)! + r^2/(n+2)! + ..., to the last term that counts.
+template <typename T, int n>
+FR_HD T exp_series(T r) {
+  constexpr T kTerm = static_cast<T>(1 / kFactorial<n>);
+  if constexpr (n == ExpConstants<T>::kDegree)
+    return kTerm;
+  else
+    return fused(exp_series<T, n + 1>(r), r, kTerm);
+}
+
 // x = k ln 2 + r with |r| <= ln 2 / 2; rest = expm1(r) by its Taylor series, whose first missing
 // term is below a quarter of a unit in the last place.
 template <typename T>
@@ -68,12 +83,7 @@ FR_HD ExpParts<T> exp_parts(T x) {
   const T r = fused(k, -C::kLn2Low, fused(k, -C::kLn2High, bounded));
   const Int exponent = bits<Int>(shifted) - bits<Int>(C::kRound) + C::kBias;
   const T power = bits<T>(static_cast<Int>(exponent << C::kMantissa));
-  T factorial = 1;
-  T inverse[C::kDegree + 1] = {};
-  for (int n = 1; n <= C::kDegree; ++n) inverse[n] = 1 / (factorial *= n);
-  T series = inverse[C::kDegree];
-  for (int n = C::kDegree - 1; n >= 2; --n) series = fused(series, r, inverse[n]);
-  return {x < C::kLowest ? T(0) : power, fused(r * r, series, r)};
+  return {x < C::kLowest ? T(0) : power, fused(r * r, exp_series<T, 2>(r), r)};
 }
 
 // exp(x) for x <= 0.

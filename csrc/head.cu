@@ -1,6 +1,5 @@
 // head on a GPU: the end of a network, one block per row.
 #include "head.h"
-
 #include "team.cuh"
 
 namespace fastrobust {

@@ -52,8 +52,8 @@ FR_HD T rival_weights(T* score, int64_t K, int64_t y, T max, T scale, Team team,
 
 // Loss on class scores s = scale * score; leaves scale * d loss / d s in score.
 template <typename T, typename Team>
-FR_HD T score_loss(const HeadArgs<T>& a, T* score, int64_t y, const Top3<T>& top, T scale, Team team,
-                   T* sum) {
+FR_HD T score_loss(const HeadArgs<T>& a, T* score, int64_t y, const Top3<T>& top, T scale,
+                   Team team, T* sum) {
   const int64_t K = a.K;
   const T own = score[y], max = top.value[0];
   const int64_t rival = top.index[0] == y ? 1 : 0;  // place of the best other class
@@ -93,7 +93,6 @@ FR_HD T score_loss(const HeadArgs<T>& a, T* score, int64_t y, const Top3<T>& top
 template <typename T, typename Team>
 FR_HD void chain_scores(const HeadArgs<T>& a, const T* weight, T* du, T* dz, Team team) {
   const int64_t d = a.d, K = a.K;
-  const bool tanh = a.activation == Activation::kTanh;
   if (!scores_are_units(a)) {
     team.each(d, [=](int64_t j) FR_LAMBDA { du[j] = 0; });
     for (int64_t k = 0; k < K; ++k) {
@@ -104,19 +103,20 @@ FR_HD void chain_scores(const HeadArgs<T>& a, const T* weight, T* du, T* dz, Tea
     }
     weight = du;
   }
-  team.each(d, [=](int64_t j) FR_LAMBDA { dz[j] = tanh ? weight[j] * dz[j] : weight[j]; });
+  if (a.activation == Activation::kTanh)
+    team.each(d, [=](int64_t j) FR_LAMBDA { dz[j] *= weight[j]; });
+  else
+    team.each(d, [=](int64_t j) FR_LAMBDA { dz[j] = weight[j]; });
 }
 
-// Mean squared error of the units u to the target vector of y; leaves its gradient on u in u.
-template <typename T, typename Team>
-FR_HD T unit_mse(const HeadArgs<T>& a, T* u, int64_t y, Team team, T* sum) {
-  const int64_t d = a.d;
-  const T* target = a.vectors ? a.vectors + y * d : nullptr;
+// Mean squared error of the units u to target(0..d-1); leaves its gradient on u in u.
+template <typename T, typename Team, typename Target>
+FR_HD T unit_mse(T* u, int64_t d, Target target, Team team, T* sum) {
   const T slope = T(2) / d;
   team.template sums<kCodeLanes, T>(
       1, d,
       [=](int64_t, int64_t j, T acc) FR_LAMBDA {
-        const T gap = u[j] - (target ? target[j] : T(j == y));
+        const T gap = u[j] - target(j);
         u[j] = slope * gap;
         return fused(gap, gap, acc);
       },
@@ -149,7 +149,8 @@ FR_HD void compute_row(const HeadArgs<T>& a, int64_t row, Team team, T* scratch)
   const int64_t d = a.d, K = a.K, y = a.y[row];
   const T* z = a.z + row * d;
   T *dz = a.dz + row * d, *u = scratch, *score = scratch + d, *sum = scratch + d + K;
-  const bool tanh = a.activation == Activation::kTanh, softmax = a.activation == Activation::kSoftmax;
+  const bool tanh = a.activation == Activation::kTanh,
+             softmax = a.activation == Activation::kSoftmax;
 
   if (tanh) {
     team.each(d, [=](int64_t j) FR_LAMBDA {
@@ -186,11 +187,16 @@ FR_HD void compute_row(const HeadArgs<T>& a, int64_t row, Team team, T* scratch)
   } else {
     team.sync();
     if (softmax) softmax_units(score, K, top.value[0], u, dz, team, sum);
-    loss = unit_mse(a, u, y, team, sum);
+    const T* target = a.vectors ? a.vectors + y * d : nullptr;
+    loss = a.vectors ? unit_mse(
+                           u, d, [=](int64_t j) FR_LAMBDA { return target[j]; }, team, sum)
+                     : unit_mse(u, d, [=](int64_t j) FR_LAMBDA { return T(j == y); }, team, sum);
     if (softmax)
       chain_softmax(u, K, dz, team, sum + 1);
+    else if (tanh)
+      team.each(d, [=](int64_t j) FR_LAMBDA { dz[j] *= u[j]; });
     else
-      team.each(d, [=](int64_t j) FR_LAMBDA { dz[j] = tanh ? u[j] * dz[j] : u[j]; });
+      team.each(d, [=](int64_t j) FR_LAMBDA { dz[j] = u[j]; });
   }
   if (team.leader()) {
     a.loss[row] = loss;

@@ -1,6 +1,5 @@
 // start on a GPU: random starts, one block per row.
 #include "start.h"
-
 #include "team.cuh"
 
 namespace fastrobust {

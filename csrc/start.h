@@ -12,11 +12,11 @@ enum class Norm { kLinf, kL2 };
 template <typename T>
 struct StartArgs {
   using Scalar = T;
-  T* x;                    // [N, n] out
-  const T* x0;             // [N, n] centre of the ball
-  const int64_t* index;    // [N] place of the image in its data set
-  PerRow<int64_t> restart; // [N] < 2^31
-  PerRow<T> eps;           // [N] radius of the ball
+  T* x;                     // [N, n] out
+  const T* x0;              // [N, n] centre of the ball
+  const int64_t* index;     // [N] place of the image in its data set
+  PerRow<int64_t> restart;  // [N] < 2^31
+  PerRow<T> eps;            // [N] radius of the ball
   Box<T> box;
   uint64_t seed;
   Norm norm;

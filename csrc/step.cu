@@ -1,6 +1,5 @@
 // step on a GPU: attack updates, one block per row.
 #include "step.h"
-
 #include "team.cuh"
 
 namespace fastrobust {

@@ -21,18 +21,9 @@ struct SerialTeam {
 
   template <int kLanes, typename T, typename Term, typename Done>
   FR_HD void sums(int64_t rows, int64_t n, Term term, Done done) const {
-    const int64_t whole = n - n % kLanes;
-    for (int64_t r = 0; r < rows; ++r) {
-      T part[kLanes] = {};
-      for (int64_t j = 0; j < whole; j += kLanes)
-#pragma omp simd
-        for (int lane = 0; lane < kLanes; ++lane) part[lane] = term(r, j + lane, part[lane]);
-      for (int64_t j = whole; j < n; ++j) part[j - whole] = term(r, j, part[j - whole]);
-      for (int width = kLanes / 2; width > 0; width /= 2)
-#pragma omp simd
-        for (int lane = 0; lane < width; ++lane) part[lane] += part[lane + width];
-      done(r, part[0]);
-    }
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4) sums_of<4, kLanes, T>(r, n, term, done);
+    for (; r < rows; ++r) sums_of<1, kLanes, T>(r, n, term, done);
   }
 
   template <typename T, typename Value>
@@ -44,6 +35,34 @@ struct SerialTeam {
 
   FR_HD void sync() const {}
   FR_HD bool leader() const { return true; }
+
+ private:
+  // kRows sums side by side, so that their chains of additions overlap.
+  template <int kRows, int kLanes, typename T, typename Term, typename Done>
+  FR_HD void sums_of(int64_t first, int64_t n, Term term, Done done) const {
+    T part[kRows][kLanes] = {};
+    const int64_t whole = n - n % kLanes;
+    for (int64_t j = 0; j < whole; j += kLanes)
+      for (int r = 0; r < kRows; ++r)
+#pragma omp simd
+        for (int lane = 0; lane < kLanes; ++lane)
+          part[r][lane] = term(first + r, j + lane, part[r][lane]);
+    for (int r = 0; r < kRows; ++r)
+      for (int64_t j = whole; j < n; ++j)
+        part[r][j - whole] = term(first + r, j, part[r][j - whole]);
+    for (int r = 0; r < kRows; ++r) done(first + r, tree<kLanes>(part[r]));
+  }
+
+  template <int kLanes, typename T>
+  FR_HD static T tree(T* part) {
+    if constexpr (kLanes == 1) {
+      return part[0];
+    } else {
+#pragma omp simd
+      for (int lane = 0; lane < kLanes / 2; ++lane) part[lane] += part[lane + kLanes / 2];
+      return tree<kLanes / 2>(part);
+    }
+  }
 };
 
 }  // namespace fastrobust

@@ -1,0 +1,91 @@
+// Sample batches for the tests of whole kernels: their memory, and one Args for each.
+#pragma once
+
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "../head.h"
+#include "../start.h"
+#include "../step.h"
+
+namespace fastrobust {
+
+template <typename T>
+struct Samples {
+  static constexpr int64_t N = 5, K = 10, d = 131, n = 300;
+  std::vector<T> z = random(N * d, 3), vectors = random(K * d, 1), x = random(N * n, 1),
+                 x0 = random(N * n, 1), grad = random(N * n, 1), momentum = random(N * n, 1),
+                 out = std::vector<T>(2 * N + N * d);
+  std::vector<int64_t> y{0, 9, 3, 3, 7}, index = std::vector<int64_t>(N);
+
+  static std::vector<T> random(int64_t count, T scale) {
+    std::mt19937 engine(static_cast<unsigned>(count));
+    std::normal_distribution<T> normal(0, scale);
+    std::vector<T> values(count);
+    for (T& value : values) value = normal(engine);
+    return values;
+  }
+
+  DecodeArgs<T> decode() { return {z.data(), vectors.data(), index.data(), out.data(), N, K, d}; }
+
+  HeadArgs<T> head(Activation activation, Loss loss) {
+    const bool square = activation == Activation::kSoftmax;
+    return {z.data(),
+            square ? nullptr : vectors.data(),
+            y.data(),
+            out.data(),
+            out.data() + 2 * N,
+            index.data(),
+            out.data() + N,
+            activation,
+            loss,
+            N,
+            square ? d : K,
+            d};
+  }
+
+  StepArgs<T> step(StepKind kind) {
+    return {x.data(),
+            x0.data(),
+            grad.data(),
+            momentum.data(),
+            {nullptr, T(0.3)},
+            {nullptr, T(0.1)},
+            T(0.9),
+            {-1, 1},
+            kind,
+            N,
+            n};
+  }
+
+  StartArgs<T> start(Norm norm) {
+    return {x.data(), x0.data(), y.data(), {nullptr, 2}, {nullptr, T(0.3)}, {-1, 1}, 42,
+            norm,     N,         n};
+  }
+
+  // Runs f(args) for every kernel and every variant of it.
+  template <typename F>
+  void each_kernel(F f) {
+    f(decode());
+    for (Activation activation : {Activation::kTanh, Activation::kSoftmax, Activation::kNone})
+      for (Loss loss : {Loss::kCe, Loss::kMse, Loss::kMargin, Loss::kDlr, Loss::kCw})
+        f(head(activation, loss));
+    f(TanhMseArgs<T>{z.data(), z.data() + d, out.data(), nullptr, nullptr, nullptr, N - 1, d});
+    for (StepKind kind : {StepKind::kSign, StepKind::kMomentum, StepKind::kL2}) f(step(kind));
+    for (Norm norm : {Norm::kLinf, Norm::kL2}) f(start(norm));
+  }
+
+  // Everything that a kernel may have written.
+  std::vector<unsigned char> bytes() const {
+    std::vector<unsigned char> all;
+    auto append = [&](const auto& v) {
+      const auto* first = reinterpret_cast<const unsigned char*>(v.data());
+      all.insert(all.end(), first, first + v.size() * sizeof(v[0]));
+    };
+    append(out), append(index), append(x), append(momentum);
+    return all;
+  }
+};
+
+}  // namespace fastrobust

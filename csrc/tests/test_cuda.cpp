@@ -1,0 +1,81 @@
+// On a machine with a GPU: CUDA gives the bits of the CPU for every decision and every step. Where
+// there is none, linking this file is the test.
+#include <algorithm>
+#include <cmath>
+
+#include "../cpu.h"
+#include "../cuda.h"
+#include "check.h"
+#include "samples.h"
+
+using namespace fastrobust;
+
+// A managed copy of a host vector, which both sides can read.
+template <typename V>
+V* shared_copy(const std::vector<V>& v) {
+  void* p = nullptr;
+  CHECK(cudaMallocManaged(&p, v.size() * sizeof(V)) == cudaSuccess);
+  return std::copy(v.begin(), v.end(), static_cast<V*>(p)) - v.size();
+}
+
+template <typename T>
+double worst_gap(const T* a, const T* b, int64_t count) {
+  double worst = 0;
+  for (int64_t i = 0; i < count; ++i)
+    worst = std::fmax(worst, std::fabs(double(a[i]) - double(b[i])));
+  return worst;
+}
+
+template <typename T>
+void compare(double tolerance) {
+  Samples<T> s;
+  auto decode = s.decode(), decode_gpu = decode;
+  cpu_rows(decode, 0, decode.N);
+  decode_gpu.u = shared_copy(s.z), decode_gpu.vectors = shared_copy(s.vectors);
+  decode_gpu.index = shared_copy(s.index), decode_gpu.distance = shared_copy(s.out);
+  CHECK(cuda_rows(decode_gpu, nullptr) == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess);
+  CHECK(worst_gap(decode_gpu.index, decode.index, s.N) == 0);
+  CHECK(worst_gap(decode_gpu.distance, decode.distance, s.N) == 0);
+
+  for (Activation activation : {Activation::kTanh, Activation::kSoftmax, Activation::kNone})
+    for (Loss loss : {Loss::kCe, Loss::kMse, Loss::kMargin, Loss::kDlr, Loss::kCw}) {
+      auto head = s.head(activation, loss), gpu = head;
+      cpu_rows(head, 0, head.N);
+      T* out = shared_copy(std::vector<T>(s.out.size()));
+      gpu.z = shared_copy(s.z), gpu.y = shared_copy(s.y), gpu.decision = shared_copy(s.index);
+      if (head.vectors) gpu.vectors = shared_copy(s.vectors);
+      gpu.loss = out, gpu.margin = out + s.N, gpu.dz = out + 2 * s.N;
+      CHECK(cuda_rows(gpu, nullptr) == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess);
+      CHECK(worst_gap(gpu.decision, head.decision, s.N) == 0);
+      CHECK(worst_gap(out, s.out.data(), s.out.size()) <= tolerance);
+    }
+
+  for (StepKind kind : {StepKind::kSign, StepKind::kMomentum, StepKind::kL2}) {
+    auto step = s.step(kind), gpu = step;
+    gpu.x = shared_copy(s.x), gpu.x0 = shared_copy(s.x0), gpu.grad = shared_copy(s.grad);
+    gpu.momentum = shared_copy(s.momentum);
+    cpu_rows(step, 0, step.N);
+    CHECK(cuda_rows(gpu, nullptr) == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess);
+    CHECK(worst_gap(gpu.x, step.x, s.N * s.n) == 0);
+    CHECK(worst_gap(gpu.momentum, step.momentum, s.N * s.n) == 0);
+  }
+
+  for (Norm norm : {Norm::kLinf, Norm::kL2}) {
+    auto start = s.start(norm), gpu = start;
+    gpu.x = shared_copy(s.x), gpu.x0 = shared_copy(s.x0), gpu.index = shared_copy(s.y);
+    cpu_rows(start, 0, start.N);
+    CHECK(cuda_rows(gpu, nullptr) == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess);
+    CHECK(worst_gap(gpu.x, start.x, s.N * s.n) <= (norm == Norm::kLinf ? 0 : tolerance));
+  }
+}
+
+int main() {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+    std::printf("no GPU here: compiled and linked only\n");
+    return 77;  // CTest's SKIP_RETURN_CODE
+  }
+  compare<float>(1e-5);
+  compare<double>(1e-13);
+  return report();
+}
