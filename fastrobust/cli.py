@@ -13,7 +13,6 @@ from .train import MODEL_NAMES, slug
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Measure how robust a classifier really is.\n\n"
     "Start with [bold]fastrobust paper[/bold]: it trains the three classifiers of Saito and Roy "
@@ -58,11 +57,11 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; `arguments` are those of the process by default."""
-    given = sys.argv[1:] if arguments is None else arguments
+    given = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     command = typer.main.get_command(app)
     # Looked up by hand: an error can come before the options are parsed.
     with terminal.one_line_errors(debug="--debug" in given):
-        command(given, prog_name="fastrobust")
+        sys.exit(command(given, prog_name="fastrobust", standalone_mode=False))
 
 
 @app.callback(invoke_without_command=True)
@@ -92,8 +91,8 @@ def paper(
 ) -> None:
     """Train what is missing, run the sweep, write the report, and print its tables.
 
-    What is in the run folder already is reused, so a run that was stopped goes on, and a second
-    run only prints.
+    What is in the run folder already is reused: a run that was stopped goes on, a second one
+    only prints.
     """
     plan = presets.make(preset, data_set, tables=_numbers(tables), limit=limit, seed=seed, net=net)
     out = out or _default_out(plan)

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
+from matplotlib.ticker import MaxNLocator
 
 from .results import Result, Run, robust_at, smallest_breaks
 from .tables import VIEW_NAMES
@@ -86,8 +87,8 @@ def _colours(run: Run) -> dict[tuple[str, str], str]:
 
 
 def _line(axes: Axes, points: list[Result], label: str, colour: str, *, thick: bool) -> None:
-    points = sorted(points, key=lambda result: result.cell.value or 0)
-    eps = [result.cell.value for result in points]
+    points = sorted(points, key=lambda result: result.value)
+    eps = [result.value for result in points]
     rates = [result.rate.value for result in points]
     bounds = np.array([result.rate.interval for result in points]).reshape(-1, 2)
     axes.plot(
@@ -98,9 +99,9 @@ def _line(axes: Axes, points: list[Result], label: str, colour: str, *, thick: b
 
 
 def _worst_case(axes: Axes, results: list[Result]) -> None:
-    """Draw the accuracy left at every eps, not only at those of the grids."""
+    """Draw the accuracy left at every eps of any grid, and without attack at 0."""
     radius = smallest_breaks(results)
-    eps = np.linspace(0, max(result.cell.value or 0 for result in results), 201)
+    eps = [0.0, *sorted({result.value for result in results})]
     left = [robust_at(radius, value).value for value in eps]
     axes.plot(eps, left, color=_INK, linestyle=(0, (4, 2)), linewidth=1.3, label="worst case")
 
@@ -110,6 +111,7 @@ def _dress(axes: Axes, title: str) -> None:
     axes.set_xlabel("eps", color=_INK)
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.tick_params(colors=_INK, labelsize=8)
     axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
     axes.set_facecolor("none")
@@ -149,7 +151,7 @@ def galleries(run: Run) -> list[Gallery]:
 
 
 def _always_succeeds(results: list[Result]) -> Result | None:
-    ordered = sorted(results, key=lambda result: result.cell.value or 0)
+    ordered = sorted(results, key=lambda result: result.value)
     whole = (result for result in ordered if result.rate.hits == result.rate.count)
     return next(whole, ordered[-1] if ordered else None)
 

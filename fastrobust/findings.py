@@ -25,7 +25,7 @@ def _of_model(run: Run, model: str) -> str | None:
     papers = [result for result in untargeted if result.cell.view == "paper"]
     if not papers:
         return text + "."
-    eps = max(result.cell.value or 0 for result in papers)
+    eps = max(result.value for result in papers)
     left = robust_at(smallest_breaks(papers), eps).value
     text += f"; within eps = {eps:g} the paper's attacks together leave {left:.1%}"
     if len(papers) == len(untargeted):

@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from . import attacks, checkpoint, data, files, results
+from . import attacks, checkpoint, data, results
 from .build import build_info
 from .classifier import Classifier, as_classifier
+from .store import save_npz
 
 
 def build_line() -> str:
@@ -108,7 +108,7 @@ def attack_once(
     seconds = time.perf_counter() - start
     if save is not None:
         arrays = {name: column.cpu().numpy() for name, column in {**vars(found), **goal}.items()}
-        files.replace(save, lambda path: _save(path, arrays))
+        save_npz(save, arrays)
     won = found.success
     return {
         "attack": repr(rule),
@@ -126,8 +126,3 @@ def attack_once(
 
 def _mean(flags: torch.Tensor) -> float:
     return round(float(flags.float().mean()), 4)
-
-
-def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with open(path, "wb") as file:  # a file, not a name: numpy would append .npz to the name
-        np.savez_compressed(file, **arrays)

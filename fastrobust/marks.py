@@ -6,7 +6,6 @@ attack that does worse with more budget, one step that beats many, a success tha
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
 
 from .results import Result, Run
 
@@ -42,62 +41,55 @@ def find(run: Run) -> Marks:
 def _claims(results: Iterable[Result]) -> Iterator[tuple[Result, Mark]]:
     for result in results:
         if count := result.disagreements:
-            images = "1 image" if count == 1 else f"{count} images"
-            yield (
-                result,
-                Mark(
-                    CLAIMED,
-                    f"On {images} of {result.rate.count} the attack's own test and the decision "
-                    "of the classifier differ.",
-                ),
+            sentence = (
+                f"The attack's own test and the decision differ on {count} of "
+                f"{result.rate.count} images."
             )
+            yield result, Mark(CLAIMED, sentence)
 
 
 def _budgets(results: Iterable[Result]) -> Iterator[tuple[Result, Mark]]:
     """Compare every result with the strongest one of its group at a smaller parameter."""
-    attacked = (result for result in results if result.cell.value is not None)
-    for _, group in groupby(attacked, key=lambda r: (r.cell.table, r.cell.column, r.cell.model)):
-        strongest: Result | None = None
-        for result in sorted(group, key=lambda r: r.cell.value or 0):
-            if strongest is not None and _clearly_worse(result, than=strongest):
-                what = "targeted success falls" if result.cell.targeted else "accuracy rises"
-                yield (
-                    result,
-                    Mark(
-                        BUDGET,
-                        f"{result.cell.parameter} = {result.cell.value:g} gives the attack more room "
-                        f"than {strongest.cell.value:g}, yet {what} from "
-                        f"{strongest.rate.value:.3f} to {result.rate.value:.3f}.",
-                    ),
+    groups: dict[tuple[object, ...], list[Result]] = {}
+    for result in results:
+        cell = result.cell
+        if cell.value is not None:
+            groups.setdefault((cell.table, cell.column, cell.view, cell.model), []).append(result)
+    for group in groups.values():
+        strongest, *rest = sorted(group, key=lambda r: r.value)
+        for result in rest:
+            if _clearly_worse(result, than=strongest):
+                cell = result.cell
+                sentence = (
+                    f"{cell.parameter} = {result.value:g} gives the attack more room than "
+                    f"{strongest.value:g}, yet "
+                    f"{'targeted success falls' if cell.targeted else 'accuracy rises'} from "
+                    f"{strongest.rate.value:.3f} to {result.rate.value:.3f}."
                 )
-            if strongest is None or result.defended < strongest.defended:
-                strongest = result
+                yield result, Mark(BUDGET, sentence)
+            strongest = min(strongest, result, key=lambda r: r.defended)
 
 
 def _one_steps(results: Iterable[Result]) -> Iterator[tuple[Result, Mark]]:
     """Compare every iterative result with the best one-step one of no larger eps."""
-    results = [result for result in results if result.cell.parameter == "eps"]
-    single = [result for result in results if _is_one_step(result)]
-    for result in results:
-        if _is_one_step(result):
-            continue
-        rivals = [
+    by_eps = [result for result in results if result.cell.parameter == "eps"]
+    single = [result for result in by_eps if _is_one_step(result)]
+    for result in by_eps:
+        cell = result.cell
+        rivals = (
             one
             for one in single
-            if (one.cell.table, one.cell.model) == (result.cell.table, result.cell.model)
-            and (one.cell.value or 0) <= (result.cell.value or 0)
-        ]
+            if (one.cell.table, one.cell.model) == (cell.table, cell.model)
+            and one.value <= result.value
+        )
         best = min(rivals, key=lambda r: r.defended, default=None)
-        if best is not None and _clearly_worse(result, than=best):
-            yield (
-                result,
-                Mark(
-                    ONE_STEP,
-                    f"{best.cell.column} reaches {best.rate.value:.3f} in one step at eps = "
-                    f"{best.cell.value:g}, {result.cell.column} only {result.rate.value:.3f} in many "
-                    f"at eps = {result.cell.value:g}.",
-                ),
+        if best is not None and not _is_one_step(result) and _clearly_worse(result, than=best):
+            sentence = (
+                f"{best.cell.column} reaches {best.rate.value:.3f} in one step at eps = "
+                f"{best.value:g}, {cell.column} only {result.rate.value:.3f} in many steps "
+                f"at eps = {result.value:g}."
             )
+            yield result, Mark(ONE_STEP, sentence)
 
 
 def _is_one_step(result: Result) -> bool:

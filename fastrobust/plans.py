@@ -95,12 +95,12 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.cells:
             raise ValueError("cells must name at least one cell, got none")
-        for name in ("limit", "batch"):
+        for name, least in (("limit", 1), ("batch", 1), ("seed", 0)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}")
+            if name == "limit" and value is None:
+                continue
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -79,11 +79,11 @@ def track(total: int, description: str, stream: TextIO | None = None) -> Iterato
     stream = stream or sys.stderr
     if stream.isatty():
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[note]}", markup=True),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
         )
         with Progress(*columns, console=Console(file=stream)) as progress:
             yield _Bar(progress, total, description)

@@ -46,12 +46,9 @@ def write(out_dir: str | os.PathLike[str]) -> Written:
     root = run.folder.root
     brief = [text for t in tables.rate_tables(run, marked) for text in t.as_text(brief=True)]
     written = Written(root / "report.html", root / "tables.md", root / "tables.csv", tuple(brief))
-    for path, text in (
-        (written.page, page(run, marked)),
-        (written.markdown, markdown(run, marked)),
-        (written.csv, comma_separated(run, marked)),
-    ):
-        files.replace(path, lambda temporary, text=text: temporary.write_text(text, "utf-8"))
+    _write(written.page, page(run, marked))
+    _write(written.markdown, markdown(run, marked))
+    _write(written.csv, comma_separated(run, marked))
     return written
 
 
@@ -125,3 +122,7 @@ def comma_separated(run: Run, marked: Marks) -> str:
 def _place(result: Result) -> str:
     cell = result.cell
     return f"Table {cell.table}, {cell.column}, {cell.parameter} {cell.value:g}, {cell.model}"
+
+
+def _write(path: Path, text: str) -> None:
+    files.replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -60,6 +60,11 @@ class Result:
         return Rate.of(self.rows["success"] if self.cell.targeted else ~self.broken)
 
     @property
+    def value(self) -> float:
+        """The value of the cell's parameter, 0 without one."""
+        return self.cell.value or 0.0
+
+    @property
     def broken(self) -> np.ndarray:
         """Flags (N,): the image is not decided as its true label any more."""
         return self.rows["decision"] != self.rows["label"]

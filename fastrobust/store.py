@@ -12,10 +12,10 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -85,13 +85,12 @@ class RunFolder:
         run = {"format_version": FORMAT_VERSION, **json.loads(json.dumps(run))}
         if self.run_path.exists():
             old = self.read_run()
-            for name in sorted((run.keys() | old.keys()) - set(may_change)):
-                if old.get(name) != run.get(name):
-                    raise StoreError(
-                        f"{self.root} must be empty or hold this same run, but its {name} is "
-                        f"{json.dumps(old.get(name))}, not {json.dumps(run.get(name))}; "
-                        "give another folder"
-                    )
+            fixed = [{k: v for k, v in r.items() if k not in may_change} for r in (old, run)]
+            if differences := list(_differences(*fixed)):
+                raise StoreError(
+                    f"{self.root} must be empty or hold this same run, but its "
+                    f"{'; its '.join(differences[:3])}: give another folder"
+                )
         text = json.dumps(run, indent=1) + "\n"
         files.replace(self.run_path, lambda path: path.write_text(text, encoding="utf-8"))
 
@@ -137,7 +136,7 @@ class RunFolder:
         metadata = {"format_version": FORMAT_VERSION, "key": key, **facts}
         table = table.replace_schema_metadata({_METADATA: json.dumps(metadata).encode()})
         if images is not None:
-            files.replace(self.images_path(key), lambda path: _save_npz(path, images))
+            save_npz(self.images_path(key), images)
         files.replace(self.cell_path(key), lambda path: pq.write_table(table, path))
 
     def read(self, key: str) -> StoredCell:
@@ -179,7 +178,8 @@ class RunFolder:
         """
         path = self.images_path(key)
         try:
-            with np.load(path, allow_pickle=False) as content:
+            # Opened here, since numpy leaves a damaged file open.
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
                 return {name: content[name] for name in ("index", "adversarial")}
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise StoreError(
@@ -217,6 +217,20 @@ class RunFolder:
         return [record for key, record in last.items() if not self.has(key)]
 
 
-def _save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with open(path, "wb") as file:  # a file, not a name: numpy would append .npz to the name
-        np.savez_compressed(file, **arrays)
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """Yield a phrase for every value that differs, named by its path: ``plan.limit is 3, not 4``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+    elif old != new:
+        yield f"{name} is {json.dumps(old)}, not {json.dumps(new)}"
+
+
+def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by name to a compressed .npz file, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # to a mere name numpy would append .npz
+            np.savez_compressed(file, **cast(Any, arrays))
+
+    files.replace(path, write)

@@ -6,6 +6,7 @@ the tables of rates from the richer `RateTable`.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from typing import Any, cast
 
 from . import attacks
 from .marks import LEGEND, Mark, Marks
@@ -167,7 +168,7 @@ def _groups(cells: Iterable[Cell]) -> tuple[Group, ...]:
 def _worst_case(run: Run) -> list[RateTable]:
     """Return the accuracy left when every image meets its worst attack, per eps budget."""
     untargeted = list(run.select(targeted=False, parameter="eps"))
-    budgets = sorted({result.cell.value or 0.0 for result in untargeted})
+    budgets = sorted({result.value for result in untargeted})
     rows = []
     for model in run.plan.models:
         for words, views in (("paper's attacks", VIEWS[:1]), ("all attacks", VIEWS)):
@@ -188,19 +189,23 @@ def _worst_case(run: Run) -> list[RateTable]:
 
 def attack_tables(run: Run) -> list[TextTable]:
     """Return Tables 1 and 2: what varies and what is held constant, read off the attacks."""
+    columns: dict[tuple[str, str], dict[str, dict[str, None]]] = {}
     varied: dict[tuple[str, str], str] = {}
-    constants: dict[tuple[str, str], str] = {}
     for cell in run.plan.cells:
-        if cell.attack is None:
+        if cell.attack is None or cell.parameter is None:
             continue
         attack = attacks.from_repr(cell.attack)
         name = (cell.column, VIEW_NAMES[cell.view])
-        varied[name] = str(cell.parameter)
-        constants[name] = ", ".join(
-            f"{field.name} = {getattr(attack, field.name)!r}"
-            for field in fields(attack)
-            if field.name != cell.parameter
-        )
+        varied[name] = cell.parameter
+        constants = columns.setdefault(name, {})
+        for field in fields(cast(Any, attack)):
+            if field.name != cell.parameter:
+                constants.setdefault(field.name, {})[str(getattr(attack, field.name))] = None
+    # A field that follows the parameter shows all its values.
+    texts = {
+        name: ", ".join(f"{field} {' / '.join(values)}" for field, values in constants.items())
+        for name, constants in columns.items()
+    }
     head = ("attack", "view")
     return [
         TextTable(
@@ -213,7 +218,7 @@ def attack_tables(run: Run) -> list[TextTable]:
             "Table 2. Parameters held constant for each attack",
             "The paper's eps_iter is step_size here, its nb_iter is steps.",
             (*head, "constants"),
-            tuple((*name, value) for name, value in constants.items()),
+            tuple((*name, text) for name, text in texts.items()),
         ),
     ]
 

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from .errors import CheckpointError, StoreError
 from .tables import TextTable
 
 _LINE = 140  # characters of a line where there is no terminal to ask
@@ -45,9 +47,23 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         try:
             yield
+        except typer.Abort:  # Ctrl-C
+            say("stopped; what is finished is kept, the same command goes on from there")
+            sys.exit(130)
         except Exception as error:
             if debug:
                 raise
-            message = " ".join(str(error).split()) or "no message"
-            say(f"error ({type(error).__name__}): {message}")
+            say(f"error: {_message(error)}")
             sys.exit(2)
+
+
+def _message(error: Exception) -> str:
+    """Return what an exception says, in one line; of an unexpected one also its type."""
+    # Errors of the command line's own parser say more by format_message than by str.
+    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    line = " ".join(text.split())
+    expected = (ValueError, TypeError, RuntimeError, OSError, ImportError)
+    ours = (*expected, CheckpointError, StoreError)
+    if isinstance(error, ours) or hasattr(error, "format_message"):
+        return line
+    return f"{type(error).__name__}: {line} (--debug shows where)"
