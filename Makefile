@@ -49,6 +49,9 @@ clean:
 	python -m pip install --quiet --no-build-isolation --editable ".[paper,test,bench,dev]"
 	touch $@
 
+# The installation has built the extension; this builds what has changed since.
 .venv/built: .venv/installed $(SOURCES)
-	python setup.py --quiet build_ext --inplace
-	touch $@
+	@if [ -n "$$(find $(SOURCES) -newer .venv/installed)" ]; then \
+	  mkdir -p build && python setup.py build_ext --inplace > build/log 2>&1 || { cat build/log; exit 1; }; fi
+	@fastrobust --version
+	@touch $@
