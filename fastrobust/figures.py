@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 
+from .layout import VIEW_NAMES
 from .results import Result, Run, robust_at, smallest_breaks
-from .tables import VIEW_NAMES
 
 # Colours that stay apart for colour-blind readers, on light and dark ground: M. Okabe, K. Ito,
 # Color Universal Design, https://jfly.uni-koeln.de/color/

@@ -142,7 +142,7 @@ def _counted(net: nn.Module) -> Iterator[list[int]]:
 
 def _clean(subject: Subject, rows: Tensor) -> dict[str, Tensor]:
     """Return the same columns for clean images: nothing attacks, the decision is the clean one."""
-    y, decision = subject.y[rows], subject.clean[rows]
+    y, decision = subject.y[rows], subject.model.predict(subject.x[rows])
     nothing = torch.zeros(len(rows), dtype=torch.float64)
     return {
         "index": rows,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 
-from . import figures, files, findings, marks, paper, results, tables
+from . import figures, files, findings, layout, marks, paper, results
 from .marks import Marks
 from .results import Result, Run
 from .tables import TextTable
@@ -44,8 +44,8 @@ def write(out_dir: str | os.PathLike[str]) -> Written:
     run = results.read(out_dir)
     marked = marks.find(run)
     root = run.folder.root
-    brief = [text for t in tables.rate_tables(run, marked) for text in t.as_text(brief=True)]
-    written = Written(root / "report.html", root / "tables.md", root / "tables.csv", tuple(brief))
+    lists = tuple(table.as_list() for table in layout.rate_tables(run, marked))
+    written = Written(root / "report.html", root / "tables.md", root / "tables.csv", lists)
     _write(written.page, page(run, marked))
     _write(written.markdown, markdown(run, marked))
     _write(written.csv, comma_separated(run, marked))
@@ -67,12 +67,11 @@ def page(run: Run, marked: Marks) -> str:
         findings=findings.sentences(run, marked),
         legend=marks.LEGEND,
         paper_source=paper.source() if run.plan.data_set in paper.DATA_SETS else None,
-        rate_tables=tables.rate_tables(run, marked),
+        rate_tables=layout.rate_tables(run, marked),
         curves=list(filter(None, (figures.curves(run, targeted=t) for t in (False, True)))),
         galleries=figures.galleries(run),
-        attack_tables=tables.attack_tables(run),
-        costs=tables.costs(run),
-        view_names=tables.VIEW_NAMES,
+        attack_tables=layout.attack_tables(run),
+        costs=layout.costs(run),
     )
 
 
@@ -84,8 +83,8 @@ def markdown(run: Run, marked: Marks) -> str:
         "",
         "Rates with Wilson 95% intervals.",
     ]
-    rates = [text for table in tables.rate_tables(run, marked) for text in table.as_text()]
-    for table in (*rates, tables.legend(), *tables.attack_tables(run), tables.costs(run)):
+    rates = [text for table in layout.rate_tables(run, marked) for text in table.as_printed()]
+    for table in (*rates, layout.legend(), *layout.attack_tables(run), layout.costs(run)):
         lines += ["", f"## {table.title}", ""]
         lines += [table.caption, ""] if table.caption else []
         lines.append("| " + " | ".join(table.head) + " |")

@@ -85,8 +85,9 @@ class RunFolder:
         run = {"format_version": FORMAT_VERSION, **json.loads(json.dumps(run))}
         if self.run_path.exists():
             old = self.read_run()
-            fixed = [{k: v for k, v in r.items() if k not in may_change} for r in (old, run)]
-            if differences := list(_differences(*fixed)):
+            fixed = sorted((old.keys() | run.keys()) - set(may_change))
+            differences = [d for k in fixed for d in _differences(old.get(k), run.get(k), k)]
+            if differences:
                 raise StoreError(
                     f"{self.root} must be empty or hold this same run, but its "
                     f"{'; its '.join(differences[:3])}: give another folder"
@@ -217,11 +218,11 @@ class RunFolder:
         return [record for key, record in last.items() if not self.has(key)]
 
 
-def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """Yield a phrase for every value that differs, named by its path: ``plan.limit is 3, not 4``."""
+def _differences(old: Any, new: Any, name: str) -> Iterator[str]:
+    """Yield a phrase per value that differs, such as ``plan.limit is 3, not 4``."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}")
     elif old != new:
         yield f"{name} is {json.dumps(old)}, not {json.dumps(new)}"
 
