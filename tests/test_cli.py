@@ -1,0 +1,178 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny_run import data_set, prepare
+
+from fastrobust import __version__, cli, sweep
+from fastrobust.plans import Cell
+
+
+@pytest.fixture
+def run(tmp_path):
+    plan, out = prepare(tmp_path)
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(plan.to_json()))
+    return plan, out, path
+
+
+@pytest.fixture
+def command(capsys):
+    """Return a function that runs a command line: its exit code, stdout, stderr."""
+
+    def call(*words):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(word) for word in words])
+        shown = capsys.readouterr()
+        return stop.value.code or 0, shown.out, shown.err
+
+    return call
+
+
+def test_help_and_version(command):
+    code, out, _ = command("--help")
+    assert code == 0
+    assert all(name in out for name in ("paper", "train", "attack", "sweep", "report", "info"))
+    assert command()[1] == out
+    code, out, _ = command("--version")
+    assert code == 0 and out.startswith(f"fastrobust {__version__} (")
+    for name in ("paper", "train", "attack", "sweep", "report", "info"):
+        code, out, _ = command(name, "--help")
+        assert code == 0 and "--debug" in out
+
+
+def test_sweep_of_a_plan_then_report(command, run):
+    plan, out, path = run
+    code, shown, err = command("sweep", "--plan", path, "--out", out)
+    assert code == 0, err
+    assert "Table 3" in shown and "R:TANH:MSE" in shown and str(out / "report.html") in shown
+    code, shown, _ = command("sweep", "--plan", path, "--out", out, "--json")
+    found = json.loads(shown)
+    assert code == 0 and found["measured"] == 0 and found["reused"] == len(plan.cells)
+    assert found["page"] == str(out / "report.html")
+    code, shown, _ = command("report", out)
+    assert code == 0 and "Table 5" in shown
+    code, shown, _ = command("info", out, "--json")
+    assert json.loads(shown)["measured"] == len(plan.cells)
+
+
+def test_failed_cells_are_named_and_exit_1(command, run):
+    plan, out, path = run
+    bad = Cell(3, "FGSM", "eps", 0.3, "R:TANH:MSE", "FGSM(eps=0.3, clip=(0.4, 0.6))")
+    path.write_text(json.dumps(replace(plan, cells=(*plan.cells, bad)).to_json()))
+    code, shown, err = command("sweep", "--plan", path, "--out", out)
+    assert code == 1
+    assert "1 cells failed" in err and f"{bad.attack} on {bad.model}: ValueError" in err
+    assert (out / "report.html").exists()
+
+
+def test_show_plan(command):
+    code, shown, _ = command("sweep", "--show-plan", "--tables", "4,5", "--limit", 9, "--seed", 3)
+    found = json.loads(shown)
+    assert code == 0 and (found["limit"], found["seed"]) == (9, 3)
+    assert {cell["table"] for cell in found["cells"]} == {4, 5}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sweep", "--tables", "3;5"], "--tables must be numbers with commas between, got '3;5'"),
+        (["paper", "--tables", "9"], "tables must be among (3, 4, 5), got [9]"),
+        (["paper", "--preset", "slow"], "preset must be one of ('paper', 'quick'), got 'slow'"),
+        (["paper", "--limit", "0"], "--limit"),
+        (["paper", "--colour"], "No such option"),
+        (["publish"], "No such command"),
+        (["report", "/nowhere"], "/nowhere must be a run folder"),
+        (["sweep", "--plan", "/nowhere.json"], "/nowhere.json"),
+        (["sweep", "--out", "/nowhere"], "train it with"),
+        (["train", "O:SOFTMAX:MAE"], "models must be among O:SOFTMAX:CE, "),
+        (["attack", "/nowhere.safetensors", "BIM(eps=0.1)"], "/nowhere.safetensors"),
+        (["attack", "json:loads", "BOM(eps=0.1)"], "BOM"),
+        (["attack", "nowhere_at_all:net", "BIM(eps=0.1)"], "nowhere_at_all"),
+        (["attack", "builtins:dict", "BIM(eps=0.1)"], "must give a torch.nn.Module, got dict"),
+        (["info", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_2(command, words, message):
+    code, out, err = command(*words)
+    assert code == 2 and out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert message in err
+
+
+def test_debug_shows_where():
+    with pytest.raises(ValueError, match="tables must be among"):
+        cli.main(["paper", "--tables", "9", "--debug"])
+
+
+NET = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+"""
+
+
+def test_attack_on_a_checkpoint_and_on_a_callable(command, run, tmp_path, monkeypatch):
+    plan, out, _ = run
+    checkpoint = sweep.checkpoint_path(out, "R:TANH:MSE")
+    (tmp_path / "my_net.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_net", raising=False)
+    saved = tmp_path / "adv.npz"
+    for model in (checkpoint, "my_net:make"):
+        for extra in ([], ["--targeted"]):
+            words = ["attack", model, "PGD(eps=0.3, steps=3)", "--data-set", plan.data_set]
+            code, shown, err = command(*words, "--save", saved, "--json", "--limit", 11, *extra)
+            assert code == 0, err
+            found = json.loads(shown)
+            assert found["attack"] == "PGD(eps=0.3, steps=3)" and found["images"] == 11
+            with np.load(saved) as arrays:
+                assert arrays["adv"].shape == (11, 1, 8, 8)
+                assert found["success"] == pytest.approx(arrays["success"].mean(), abs=1e-4)
+                assert ("target" in arrays) == bool(extra)
+    code, shown, _ = command("attack", "my_net:make", "FGSM(eps=0)", "--data-set", plan.data_set)
+    assert code == 0 and "clean_accuracy" in shown
+
+
+def test_info_of_this_build_and_of_a_checkpoint(command, run):
+    _, out, _ = run
+    code, shown, _ = command("info", "--json")
+    assert code == 0 and json.loads(shown)["version"] == __version__
+    code, shown, _ = command("info", sweep.checkpoint_path(out, "O:SOFTMAX:CE"), "--json")
+    assert code == 0 and json.loads(shown)["seed"] == 0
+
+
+def test_paper_trains_sweeps_and_reports_then_reuses(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "default_config", short_training)
+    words = ["paper", "--data-set", data_set(tmp_path), "--net", "digits", "--limit", 5]
+    words += ["--tables", "4", "--out", tmp_path / "out", "--json"]
+    code, shown, err = command(*words)
+    assert code == 0, err
+    found = json.loads(shown)
+    assert (found["measured"], found["reused"]) == (3, 0)
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "models").iterdir()}
+    code, shown, _ = command(*words)
+    found = json.loads(shown)
+    assert code == 0 and (found["measured"], found["reused"]) == (0, 3)
+    assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "models").iterdir()}
+    code, _, err = command(*words[:-1], "--seed", 1)
+    assert code == 2 and "must be trained with seed 1, got 0" in err
+
+
+def short_training(data_set_name, model_name, **overrides):
+    from fastrobust.train import default_config
+
+    return default_config("digits", model_name, epochs=1, **overrides)
+
+
+def test_python_m_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "fastrobust", "--version"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.startswith("fastrobust ")

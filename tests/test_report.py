@@ -1,0 +1,282 @@
+import csv
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import matplotlib
+import numpy as np
+import pytest
+from tiny_run import CLASSES, prepare
+
+from fastrobust import layout, marks, paper, report, results, sweep
+from fastrobust.errors import StoreError
+from fastrobust.plans import Cell, Plan
+from fastrobust.results import Rate, robust_at, smallest_breaks
+from fastrobust.store import RunFolder
+
+COUNT = 100
+
+
+def made_up(folder, data_set, cells):
+    """Write a run of invented cells: (cell, broken images, columns that differ from the usual)."""
+    out = RunFolder(folder)
+    plan = Plan(data_set, "made up", "none", tuple(cell for cell, *_ in cells)).to_json()
+    entries = [{**cell, "key": f"k{n}"} for n, cell in enumerate(plan.pop("cells"))]
+    names = [str(n) for n in range(10)]
+    facts = {"name": data_set, "digest": "d" * 64, "images": COUNT, "class_names": names}
+    models = {cell.model: {"weights_digest": "w" * 64} for cell, *_ in cells}
+    content = {"plan": plan, "cells": entries, "data": facts, "models": models, "device": "cpu"}
+    out.start({**content, "versions": {"fastrobust": "0", "torch": "0"}}, may_change=())
+    for n, (cell, broken, changes) in enumerate(cells):
+        hit = np.arange(COUNT) < broken
+        rows = {
+            "index": np.arange(COUNT),
+            "label": np.arange(COUNT) % 10,
+            "target": np.full(COUNT, -1),
+            "clean": np.arange(COUNT) % 10,
+            "decision": (np.arange(COUNT) + hit) % 10,
+            "claimed": hit,
+            "success": hit,
+            "l2": np.ones(COUNT),
+            "linf": np.full(COUNT, cell.value or 0.0),
+            "queries": np.full(COUNT, 3),
+            **changes,
+        }
+        images = {"index": np.arange(20), "adversarial": np.random.rand(20, 1, 6, 6)}
+        measured = {"seconds": 1.25, "naive": 300, "executed": 350, "invalid": 0}
+        out.write(f"k{n}", rows, measured, images)
+    return out.root
+
+
+def untargeted(column, eps, model="R:TANH:MSE", **changes):
+    attack = f"{column}(eps={eps})".replace("Madry", "PGD")
+    return Cell(3, column, "eps", eps, model, attack, **changes)
+
+
+def targeted(column, eps, model="R:TANH:MSE"):
+    return replace(untargeted(column, eps, model), table=5, targeted=True)
+
+
+def signs(root):
+    run = results.read(root)
+    return {
+        (result.cell.column, result.value): [mark.sign for mark in found]
+        for result, found in marks.find(run).items()
+    }
+
+
+def test_rates_are_counted_by_hand(tmp_path):
+    root = made_up(
+        tmp_path,
+        "mnist",
+        [
+            (untargeted("BIM", 0.1), 30, {}),
+            (targeted("BIM", 0.1), 30, {"decision": np.zeros(COUNT)}),
+        ],
+    )
+    accuracy, success = results.read(root).results
+    assert (accuracy.rate, accuracy.defended) == (Rate(70, 100), 0.7)
+    assert (success.rate, success.defended) == (Rate(30, 100), 0.7)
+    assert accuracy.paper == paper.lookup(3, "mnist", "R:TANH:MSE", "BIM", 0.1) == 0.429
+    assert success.paper == 0.057
+    assert accuracy.median("linf") == 0.1
+
+
+def test_worst_case_is_per_image(tmp_path):
+    first, second = np.arange(COUNT) < 40, np.arange(COUNT) >= 90
+    wrong = np.where(np.arange(COUNT) == 50, 9, np.arange(COUNT) % 10)
+    cells = [
+        (untargeted("BIM", 0.1), 0, {"decision": np.arange(COUNT) % 10 + first}),
+        (untargeted("MIM", 0.2), 0, {"decision": np.arange(COUNT) % 10 + second}),
+        (untargeted("FGSM", 0.1), 0, {"clean": wrong}),
+    ]
+    run = results.read(made_up(tmp_path, "digits", cells))
+    radius = smallest_breaks(run.results)
+    assert robust_at(radius, 0.0).hits == 99  # one is wrong without attack
+    assert robust_at(radius, 0.05).hits == 99
+    assert robust_at(radius, 0.1).hits == 59  # an image at eps itself is within eps
+    assert robust_at(radius, 0.2).hits == 49
+    with pytest.raises(ValueError, match="at least one result"):
+        smallest_breaks([])
+
+
+def test_a_rounding_beyond_eps_is_within_it():
+    radius = np.array([np.float32(0.1) + np.float32(1e-8), 0.1001])
+    assert robust_at(radius, 0.1).hits == 1
+
+
+def test_more_budget_that_helps_the_defender_is_marked(tmp_path):
+    cells = [
+        (untargeted("MIM", 0.05), 60, {}),
+        (untargeted("MIM", 0.1), 40, {}),  # worse than at 0.05 by 20 images: marked
+        (untargeted("MIM", 0.2), 58, {}),  # by 2 images: forgiven
+        (targeted("MIM", 0.2), 40, {}),  # listed before its smaller budget
+        (targeted("MIM", 0.1), 60, {}),
+    ]
+    root = made_up(tmp_path, "digits", cells)
+    assert signs(root) == {("MIM", 0.1): [marks.BUDGET], ("MIM", 0.2): [marks.BUDGET]}
+    found = [mark.sentence for ms in marks.find(results.read(root)).values() for mark in ms]
+    assert "accuracy rises from 0.400 to 0.600" in found[0]
+    assert "targeted success falls from 0.600 to 0.400" in found[1]
+
+
+def test_the_interval_forgives_what_chance_explains(tmp_path):
+    cells = [(untargeted("MIM", 0.05), 60, {}), (untargeted("MIM", 0.1), 55, {})]
+    assert signs(made_up(tmp_path, "digits", cells)) == {}
+
+
+def test_one_step_that_beats_many_is_marked(tmp_path):
+    cells = [
+        (untargeted("FGSM", 0.1), 60, {}),
+        (untargeted("FGSM", 0.4), 99, {}),
+        (untargeted("Madry", 0.1), 30, {}),
+        (untargeted("BIM", 0.2), 40, {}),
+        (untargeted("MIM", 0.05), 10, {}),  # less budget than any one-step attack
+        (untargeted("MIM", 0.1, model="O:SOFTMAX:CE"), 10, {}),  # another classifier
+    ]
+    root = made_up(tmp_path, "digits", cells)
+    assert signs(root) == {("Madry", 0.1): [marks.ONE_STEP], ("BIM", 0.2): [marks.ONE_STEP]}
+
+
+def test_a_false_claim_is_marked_with_its_count(tmp_path):
+    cells = [(untargeted("BIM", 0.1), 30, {"claimed": np.arange(COUNT) < 37})]
+    root = made_up(tmp_path, "digits", cells)
+    assert signs(root) == {("BIM", 0.1): [marks.CLAIMED]}
+    (found,) = marks.find(results.read(root)).values()
+    assert "differ on 7 of 100 images" in found[0].sentence
+
+
+class Page(HTMLParser):
+    """Collects what a page would load, and checks that its tags match."""
+
+    VOID = ("meta", "img", "br", "link", "path", "use", "rect")
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.open, self.text, self.tags = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attributes:
+            if name in ("src", "href", "xlink:href", "srcset") and not value.startswith("#"):
+                self.loads.append(value)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    plan, out = prepare(tmp_path_factory.mktemp("swept"))
+    sweep.run(plan, out)
+    return plan, out, report.write(out)
+
+
+def test_the_page_loads_nothing(swept):
+    page = Page(swept[2].page.read_text())
+    assert all(place.startswith("data:image/png;base64,") for place in page.loads)
+    assert "script" not in page.tags and "link" not in page.tags
+    assert "@import" not in swept[2].page.read_text()
+    words = " ".join(page.text)
+    for expected in ("Table 3.", "Table 4.", "Table 5.", "Worst case", "Figure 1.", "Table 1.",
+                     "Table 2.", "Cost per cell", "O:SOFTMAX:CE", "R:TANH:MSE"):  # fmt: skip
+        assert expected in words
+    assert page.tags.count("svg") == 2
+    # Two galleries of two strips... Figure 2 wants eps = 0.1, which the run has.
+    assert page.tags.count("img") == 2 * 2 * CLASSES
+
+
+def test_the_page_shows_the_papers_value_where_the_data_set_is_the_papers(tmp_path):
+    cells = [(untargeted("BIM", 0.1), 30, {}), (targeted("MIM", 0.1), 5, {})]
+    (tmp_path / "a").mkdir()
+    mnist = report.write(made_up(tmp_path / "a", "mnist", cells))
+    text = " ".join(Page(mnist.page.read_text()).text)
+    assert "paper 0.429" in text and "paper 0.023" in text and "1812.00181" in text
+    assert "(paper 0.429)" in mnist.markdown.read_text()
+    (tmp_path / "b").mkdir()
+    digits = report.write(made_up(tmp_path / "b", "digits", cells))
+    assert "paper 0." not in " ".join(Page(digits.page.read_text()).text)
+
+
+def test_the_files_agree(swept):
+    plan, out, written = swept
+    run = results.read(out)
+    lines = list(csv.DictReader(written.csv.read_text().splitlines()))
+    assert len(lines) == len(plan.cells)
+    printed = written.markdown.read_text()
+    for result, line in zip(run.results, lines, strict=True):
+        low, high = result.rate.interval
+        assert float(line["rate"]) == pytest.approx(result.rate.value, abs=1e-6)
+        assert (line["model"], line["column"]) == (result.cell.model, result.cell.column)
+        assert f"{result.rate.value:.3f} [{low:.3f}, {high:.3f}]" in printed
+        assert f"{result.rate.value:.3f}" in written.page.read_text()
+
+
+def test_tables_1_and_2_come_from_the_attacks(swept):
+    first, second = layout.attack_tables(results.read(swept[1]))
+    assert ("BIM", "paper's view", "eps") in first.rows
+    constants = dict((name, text) for name, _, text in second.rows)
+    assert "step_size 0.05" in constants["BIM"] and "steps 3" in constants["BIM"]
+    assert "decay 1.0" in constants["MIM"]
+
+
+def test_a_report_changes_no_global_setting(swept):
+    before = dict(matplotlib.rcParams)
+    report.write(swept[1])
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_report_repeats_itself(swept):
+    page = swept[2].page.read_text()
+    report.write(swept[1])
+    # Identifiers inside an SVG are drawn anew; nothing else may differ.
+    masked = [re.sub(r"[a-z]?[0-9a-f]{10}", "", t) for t in (page, swept[2].page.read_text())]
+    assert masked[0] == masked[1]
+
+
+def test_an_unfinished_run_has_gaps(tmp_path):
+    plan, out = prepare(tmp_path)
+    sweep.run(plan, out)
+    for path in sorted((out / "cells").iterdir())[::2]:
+        path.unlink()
+    written = report.write(out)
+    text = " ".join(" ".join(Page(written.page.read_text()).text).split())
+    assert "9 of 18 cells are not measured yet" in text
+    assert "| - |" in written.markdown.read_text()
+    for path in (out / "cells").iterdir():
+        path.unlink()
+    report.write(out)
+
+
+def test_a_failed_cell_is_on_the_page(tmp_path):
+    plan, out = prepare(tmp_path)
+    bad = "FGSM(eps=0.1, clip=(0.4, 0.6))"
+    plan = replace(plan, cells=(*plan.cells, Cell(3, "FGSM", "eps", 0.3, "R:TANH:MSE", bad)))
+    sweep.run(plan, out)
+    text = " ".join(Page(report.write(out).page.read_text()).text)
+    assert bad in text and "x must lie in the box" in text
+
+
+def test_what_is_written_by_others_stays_text(tmp_path):
+    cells = [(Cell(3, "<b>mine</b>", "eps", 0.1, "<i>net</i>", "BIM(eps=0.1)"), 3, {})]
+    page = report.write(made_up(tmp_path, "digits", cells)).page.read_text()
+    assert "<b>mine" not in page and "<i>net" not in page
+
+
+def test_no_run_is_an_error(tmp_path):
+    with pytest.raises(StoreError, match="must be a run folder"):
+        report.write(tmp_path)
