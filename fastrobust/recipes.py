@@ -11,20 +11,21 @@ from .codebook import Codebook
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Hyper-parameters; the defaults are those of digits.
+    """Hyper-parameters; the defaults are those of digits, where all three models reach 0.99.
 
     Attributes:
         net: the network by name, see :func:`fastrobust.models.by_name`.
-        epochs: passes over the training images; more gain nothing on digits.
+        epochs: passes over the training images: 25 lose half a point on digits.
         batch_size: at most this many images a step: 64 is DenseNet's (arXiv 1608.06993, 4.2).
-        peak_lr: highest learning rate of the one cycle (arXiv 1708.07120): DenseNet's 0.1.
+        peak_lr: highest learning rate of the one cycle (arXiv 1708.07120): a short training wants
+            a high one, 0.1 loses half a point on digits.
         warm_up: share of the steps that climb to the peak: a squared error on softmax or tanh
             units has no gradient where they saturate, so steps start small.
         momentum: Nesterov momentum, DenseNet's.
-        weight_decay: on convolution and linear weights; norms and biases set no scale, so they
-            have none.
+        weight_decay: on convolution and linear weights, more than usual since digits are few;
+            norms and biases have none.
         loss_scale: factor on the loss: a mean over units makes the gradients of a squared error
-            several times smaller than those of cross-entropy.
+            some ten times smaller than those of cross-entropy.
         shift: images move by up to this many pixels each way, zeros follow: the usual crop.
         flip: images are mirrored half of the time; wrong for digits and letters.
         code_length: units of a codeword head: the paper's 128 (arXiv 1812.00181, 4.2).
@@ -33,12 +34,12 @@ class TrainConfig:
     """
 
     net: str = "digits"
-    epochs: int = 25
+    epochs: int = 35
     batch_size: int = 64
-    peak_lr: float = 0.1
+    peak_lr: float = 0.3
     warm_up: float = 0.25
     momentum: float = 0.9
-    weight_decay: float = 5e-4
+    weight_decay: float = 2e-3
     loss_scale: float = 1.0
     shift: int = 1
     flip: bool = False
@@ -77,15 +78,17 @@ MODELS: dict[str, Callable[[int, TrainConfig, int], heads.Head]] = {
 }
 MODEL_NAMES = tuple(MODELS)
 
-_LOSS_SCALES = {"O:SOFTMAX:CE": 1.0, "O:SOFTMAX:MSE": 5.0, "R:TANH:MSE": 5.0}
+_LOSS_SCALES = {"O:SOFTMAX:CE": 1.0, "O:SOFTMAX:MSE": 15.0, "R:TANH:MSE": 15.0}
 
-# Larger images: DenseNet-BC 40-12, DenseNet's crops (4 of 32 pixels, so 2 or 3 of 28), the learning
-# rate scaled with the batch (arXiv 1706.02677), and passes enough for each set's difficulty.
+# Larger images: DenseNet-BC 40-12 by DenseNet's recipe (arXiv 1608.06993, 4.2): its weight decay,
+# its crops (4 of 32 pixels, half of it where objects fill the image), its learning rate scaled with
+# the batch (arXiv 1706.02677). One cycle needs a third of its 300 epochs; MNIST is easy.
 _LARGE: dict[str, Any] = {
     "net": "40-12",
     "epochs": 60,
     "batch_size": 128,
     "peak_lr": 0.2,
+    "weight_decay": 5e-4,
     "shift": 2,
 }
 _SETTINGS: dict[str, dict[str, Any]] = {
@@ -111,7 +114,7 @@ def default_config(data_set_name: str, model_name: str, **overrides: Any) -> Tra
 
     Example:
         >>> default_config("digits", "R:TANH:MSE", epochs=3).loss_scale
-        5.0
+        15.0
     """
     check_model_name(model_name)
     settings = _SETTINGS.get(data_set_name, _LARGE)

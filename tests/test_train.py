@@ -60,7 +60,7 @@ def test_the_papers_models_learn_digits(digits, path, model_name):
 @pytest.mark.parametrize("model_name", train.MODEL_NAMES)
 def test_one_step_is_nesterov_sgd_on_the_scaled_loss(few, path, model_name):
     config = settings(
-        model_name, epochs=1, batch_size=200, shift=0, loss_scale=3.0, weight_decay=0.01
+        model_name, epochs=1, batch_size=200, shift=0, loss_scale=3.0, weight_decay=1.0
     )
     start = train.build(few, model_name, config)
     z = start.pre_activation(few.x_train)
@@ -74,8 +74,8 @@ def test_one_step_is_nesterov_sgd_on_the_scaled_loss(few, path, model_name):
     gradients = torch.autograd.grad(3 * loss.sum() / 200, parameters)
     trained = dict(train.train(few, model_name, config, path).named_parameters())
     for name, p, gradient in zip(names, parameters, gradients, strict=True):
-        decay = 0.01 if p.dim() > 1 else 0
-        expected = p - 0.1 / 25 * (1 + 0.9) * (gradient + decay * p)
+        decay = 1 if p.dim() > 1 else 0
+        expected = p - config.peak_lr / 25 * (1 + 0.9) * (gradient + decay * p)
         torch.testing.assert_close(trained[name], expected, rtol=1e-4, atol=1e-6, msg=name)
 
 
@@ -103,6 +103,22 @@ def test_same_seed_same_weights_and_nobody_elses_random_numbers(few, tmp_path):
     train.train(few, "R:TANH:MSE", settings(), b)
     train.train(few, "R:TANH:MSE", settings(), c, seed=1)
     assert weights(a) == weights(b) != weights(c)
+    first, other = (train.build(few, "O:SOFTMAX:CE", settings(), seed).net.stem for seed in (0, 1))
+    assert not torch.equal(first.weight, other.weight)
+
+
+@pytest.mark.filterwarnings("ignore:.*stalled")
+def test_every_epoch_and_seed_has_its_own_random_numbers(few, path, monkeypatch):
+    seen, augment = [], train.augment
+
+    def spy(x, shift, flip, generator):
+        seen.append(generator.initial_seed())
+        return augment(x, shift, flip, generator)
+
+    monkeypatch.setattr(train, "augment", spy)
+    for seed in (0, 1):
+        train.train(few, "R:TANH:MSE", settings(epochs=3), path, seed=seed)
+    assert len(set(seen)) == 6
 
 
 @contextmanager
@@ -148,27 +164,32 @@ TRAIN_UNTIL_KILLED = """
         def note(self, text): print(text, flush=True)
         def advance(self, n=1): pass
 
-    torch.set_num_threads(int(sys.argv[2]))
+    _, images, path, threads = sys.argv
+    torch.set_num_threads(int(threads))
     progress = lambda total, description: contextmanager(lambda: (yield Tracker()))()
-    config = train.default_config("digits", "O:SOFTMAX:MSE", epochs=5)
-    train.train(data.load("digits"), "O:SOFTMAX:MSE", config, sys.argv[1], progress=progress)
+    config = train.default_config("digits", "O:SOFTMAX:MSE", batch_size=16, epochs=9)
+    train.train(data.load(images), "O:SOFTMAX:MSE", config, path, progress=progress)
 """
 
 
-def test_sigkill_in_the_middle_costs_no_bit(digits, tmp_path):
-    config = settings("O:SOFTMAX:MSE", epochs=5, batch_size=64)
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    command = [sys.executable, "-c", textwrap.dedent(TRAIN_UNTIL_KILLED)]
+def test_sigkill_in_the_middle_costs_no_bit(few, tmp_path):
+    arrays = {
+        name: (getattr(few, name).numpy() * (255 if name.startswith("x") else 1)).squeeze()
+        for name in ("x_train", "y_train", "x_test", "y_test")
+    }
+    np.savez(tmp_path / "few.npz", **{n: a.astype(np.uint8) for n, a in arrays.items()})
+    images, killed, whole = f"npz:{tmp_path}/few.npz", tmp_path / "killed", tmp_path / "whole"
+    command = [sys.executable, "-c", textwrap.dedent(TRAIN_UNTIL_KILLED), images, str(killed)]
     with subprocess.Popen(
-        [*command, str(killed), str(torch.get_num_threads())], stdout=subprocess.PIPE
+        [*command, str(torch.get_num_threads())], stdout=subprocess.PIPE
     ) as child:
-        for _ in range(2):  # the second epoch is kept, the third is under way
+        for _ in range(3):  # three epochs are kept, the fourth is under way
             assert child.stdout.readline()
         os.kill(child.pid, signal.SIGKILL)
     assert child.returncode == -signal.SIGKILL
     assert (tmp_path / "killed.resume").exists() and not killed.exists()
-    train.train(digits, "O:SOFTMAX:MSE", config, killed)
-    train.train(digits, "O:SOFTMAX:MSE", config, whole)
+    for path in (killed, whole):
+        train.train(load(images), "O:SOFTMAX:MSE", settings("O:SOFTMAX:MSE", epochs=9), path)
     assert weights(killed) == weights(whole)
 
 
