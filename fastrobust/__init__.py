@@ -27,7 +27,17 @@ __all__ = [
     "ops",
 ]
 
-_ON_FIRST_USE = ("attacks", "engine", "checkpoint", "data", "report", "sweep", "train")
+_ON_FIRST_USE = (
+    "attacks",
+    "checkpoint",
+    "data",
+    "engine",
+    "plans",
+    "presets",
+    "report",
+    "sweep",
+    "train",
+)
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -54,7 +54,16 @@ def _paper_table(run: Run, number: int, marks: Marks) -> RateTable:
     models = tuple(dict.fromkeys(cell.model for cells in groups.values() for cell in cells))
     title, caption = TITLES.get(number, ("", ""))
     laid = tuple(group(name, view, cells) for (name, view), cells in groups.items())
-    return RateTable(f"Table {number}. {title}", caption, models, laid)
+    return RateTable(f"Table {number}. {title}", caption + _targets_met(run, number), models, laid)
+
+
+def _targets_met(run: Run, number: int) -> str:
+    """Say on how many images the target is what the classifier decides without any attack."""
+    met = {result.cell.model: result.met for result in run.select(table=number)}
+    words = ", ".join(f"{model} {count}" for model, count in met.items() if count)
+    if not words:
+        return ""
+    return f" Successes without any attack, since the clean decision is the target: {words}."
 
 
 def _worst_case(run: Run) -> RateTable | None:

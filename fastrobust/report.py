@@ -13,12 +13,6 @@ from .marks import Marks
 from .results import Result, Run
 from .tables import TextTable
 
-_CSV_HEAD = (
-    "table", "data_set", "model", "column", "attack", "targeted", "view", "labels", "parameter",
-    "value", "metric", "rate", "low", "high", "images", "paper", "difference", "disagreements",
-    "marks", "median_l2", "median_linf", "invalid", "seconds", "naive", "executed",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Written:
@@ -100,22 +94,44 @@ def markdown(run: Run, marked: Marks) -> str:
 def comma_separated(run: Run, marked: Marks) -> str:
     """Return a line per measured cell as CSV."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_CSV_HEAD)
-    for result in run.results:
-        cell, facts, rate = result.cell, result.facts, result.rate
-        low, high = rate.interval
-        writer.writerow((
-            cell.table, run.plan.data_set, cell.model, cell.column, cell.attack, cell.targeted,
-            cell.view, cell.labels, cell.parameter, cell.value,
-            "success_rate" if cell.targeted else "accuracy",
-            f"{rate.value:.6g}", f"{low:.6g}", f"{high:.6g}", rate.count, result.paper,
-            None if result.paper is None else f"{rate.value - result.paper:.6g}",
-            result.disagreements, " ".join(mark.sign for mark in marked.get(result, ())),
-            result.median("l2"), result.median("linf"), facts["invalid"],
-            f"{facts['seconds']:.3f}", facts["naive"], facts["executed"],
-        ))  # fmt: skip
+    lines = [_csv_line(run, result, marked) for result in run.results]
+    writer = csv.DictWriter(buffer, lines[0] if lines else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     return buffer.getvalue()
+
+
+def _csv_line(run: Run, result: Result, marked: Marks) -> dict[str, object]:
+    cell, facts, rate = result.cell, result.facts, result.rate
+    low, high = rate.interval
+    return {
+        "table": cell.table,
+        "data_set": run.plan.data_set,
+        "model": cell.model,
+        "column": cell.column,
+        "attack": cell.attack,
+        "targeted": cell.targeted,
+        "view": cell.view,
+        "labels": cell.labels,
+        "parameter": cell.parameter,
+        "value": cell.value,
+        "metric": "success_rate" if cell.targeted else "accuracy",
+        "rate": round(rate.value, 6),
+        "low": round(low, 6),
+        "high": round(high, 6),
+        "images": rate.count,
+        "paper": result.paper,
+        "difference": None if result.paper is None else round(rate.value - result.paper, 6),
+        "disagreements": result.disagreements,
+        "targets_met": result.met,
+        "marks": " ".join(mark.sign for mark in marked.get(result, ())),
+        "median_l2": result.median("l2"),
+        "median_linf": result.median("linf"),
+        "invalid": facts["invalid"],
+        "seconds": round(facts["seconds"], 3),
+        "naive": facts["naive"],
+        "executed": facts["executed"],
+    }
 
 
 def _place(result: Result) -> str:

@@ -79,6 +79,11 @@ class Result:
         """Number of images on which the attack's belief and the decision differ."""
         return int((self.rows["claimed"] != self.rows["success"]).sum())
 
+    @property
+    def met(self) -> int:
+        """Number of images whose target is the clean decision: successes without any attack."""
+        return int((self.rows["clean"] == self.rows["target"]).sum())
+
     def median(self, norm: str) -> float | None:
         """Return the median ``"l2"`` or ``"linf"`` of the successes, None without any."""
         values = self.rows[norm][self.rows["success"]]

@@ -2,6 +2,7 @@ import csv
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -80,6 +81,14 @@ def test_rates_are_counted_by_hand(tmp_path):
     assert accuracy.paper == paper.lookup(3, "mnist", "R:TANH:MSE", "BIM", 0.1) == 0.429
     assert success.paper == 0.057
     assert accuracy.median("linf") == 0.1
+    assert (accuracy.met, success.met) == (0, 0)
+
+
+def test_targets_met_without_attack_are_counted_apart(tmp_path):
+    met = np.where(np.arange(COUNT) < 4, np.arange(COUNT) % 10, (np.arange(COUNT) + 1) % 10)
+    root = made_up(tmp_path, "digits", [(targeted("BIM", 0.1), 30, {"target": met})])
+    assert results.read(root).results[0].met == 4
+    assert "decision is the target: R:TANH:MSE 4." in (report.write(root).page.read_text())
 
 
 def test_worst_case_is_per_image(tmp_path):
@@ -123,6 +132,14 @@ def test_more_budget_that_helps_the_defender_is_marked(tmp_path):
 def test_the_interval_forgives_what_chance_explains(tmp_path):
     cells = [(untargeted("MIM", 0.05), 60, {}), (untargeted("MIM", 0.1), 55, {})]
     assert signs(made_up(tmp_path, "digits", cells)) == {}
+
+
+@pytest.mark.parametrize(("left", "marked"), [(2, False), (3, True)])
+def test_two_images_are_forgiven_at_any_size(left, marked):
+    weak = SimpleNamespace(defended=left / 4, rate=Rate(left, 4))
+    strong = SimpleNamespace(defended=0.0, rate=Rate(0, 4))
+    assert weak.rate.value > strong.rate.interval[1]
+    assert marks._clearly_worse(weak, than=strong) == marked
 
 
 def test_one_step_that_beats_many_is_marked(tmp_path):

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fastrobust import files
 from fastrobust.errors import StoreError
 from fastrobust.store import SCHEMA, RunFolder, cell_key
 
@@ -55,6 +56,16 @@ def test_nothing_temporary_stays(folder):
     with pytest.raises(KeyError):
         folder.write("b", {"target": np.zeros(1)}, {})
     assert [path.name for path in folder.root.rglob("*") if path.is_file()] == ["a.parquet"]
+
+
+def test_a_kill_before_the_last_moment_leaves_no_cell(folder, monkeypatch):
+    def kill(*paths):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "replace", kill)
+    with pytest.raises(KeyboardInterrupt):
+        folder.write("a", rows(), {})
+    assert not folder.has("a")
 
 
 def test_half_a_cell_is_named(folder):

@@ -32,12 +32,12 @@ def rows_of(out):
     }
 
 
-def test_every_cell_is_measured_once(run):
+def test_every_cell_is_measured_once(run, device):
     plan, out = run
-    outcome = sweep.run(plan, out)
+    outcome = sweep.run(plan, out, device=device)
     assert (outcome.measured, outcome.reused, outcome.failed) == (len(plan.cells), 0, [])
     before = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
-    outcome = sweep.run(plan, out)
+    outcome = sweep.run(plan, out, device=device)
     assert (outcome.measured, outcome.reused, outcome.failed) == (0, len(plan.cells), [])
     assert before == {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
 
