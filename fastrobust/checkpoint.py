@@ -41,6 +41,7 @@ def save(path: str | os.PathLike[str], classifier: Classifier, **facts: Any) -> 
 
     Example:
         >>> import tempfile
+        >>> import fastrobust as fr
         >>> model = fr.Classifier(fr.models.by_name("digits", 1), fr.heads.Softmax("ce"))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save(f"{folder}/a.safetensors", model, seed=3)

@@ -91,6 +91,7 @@ def train(
 
     Example:
         >>> import tempfile
+        >>> import fastrobust as fr
         >>> digits = fr.data.load("digits")
         >>> config = default_config("digits", "O:SOFTMAX:CE", epochs=1)
         >>> with tempfile.TemporaryDirectory() as folder:
