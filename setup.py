@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from setuptools import setup
 
-KERNELS = ("decode", "head", "start", "step")
 CSRC = Path(__file__).parent / "csrc"
 
 
@@ -29,10 +28,10 @@ cuda_home = toolkit()
 wish = os.environ.get("FASTROBUST_CUDA", "1" if cuda_home and torch.version.cuda else "0")
 if wish not in ("0", "1"):
     raise SystemExit(f"FASTROBUST_CUDA must be 0 or 1, got {wish!r}")
-if wish == "1" and not (cuda_home and torch.version.cuda):
-    found = f"torch {torch.__version__}" if cuda_home else "no nvcc on PATH or under CUDA_HOME"
-    raise SystemExit(f"FASTROBUST_CUDA=1 must have nvcc and a torch with CUDA, found {found}")
 cuda = wish == "1"
+if cuda and not (cuda_home and torch.version.cuda):
+    found = f"torch {torch.__version__}" if cuda_home else "no nvcc on PATH or under CUDA_HOME"
+    raise SystemExit(f"FASTROBUST_CUDA=1 needs nvcc and a torch with CUDA, found {found}")
 if cuda:
     os.environ["CUDA_HOME"] = cuda_home  # torch reads it on import of cpp_extension
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
@@ -43,22 +42,24 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtensio
 
 # No fast-math: the sign of a gradient near zero is the product. Fused operations are written out
 # (-ffp-contract=off, -fmad=false), so that every CPU and GPU computes the same bits.
-host = "-O3 -std=c++20 -fopenmp -ffp-contract=off -fno-math-errno -fno-trapping-math".split()
-flags = {"cxx": host, "nvcc": ["-O3", "-std=c++20", "-fmad=false"]}
+host = ["-O3", "-std=c++20", "-fopenmp", "-ffp-contract=off", "-fno-math-errno"]
+flags = {"cxx": [*host, "-fno-trapping-math"], "nvcc": ["-O3", "-std=c++20", "-fmad=false"]}
 # fastrobust.build.sources_digest computes the same, and so tells a stale build.
 contents = b"".join(p.read_bytes() for p in sorted(CSRC.glob("*.*")))
 digest = hashlib.sha256(contents).hexdigest()[:16]
 architectures = os.environ["TORCH_CUDA_ARCH_LIST"] if cuda else ""
 extension = (CUDAExtension if cuda else CppExtension)(
     name="fastrobust._C",
-    sources=["csrc/binding.cpp", *(f"csrc/{name}.cu" for name in KERNELS if cuda)],
+    sources=[
+        "csrc/binding.cpp",
+        *(f"csrc/{path.name}" for path in sorted(CSRC.glob("*.cu")) if cuda),
+    ],
     depends=[f"csrc/{path.name}" for path in CSRC.glob("*.*")],
     define_macros=[
-        ("FR_SOURCES", f'"{digest}"'),
-        ("FR_ARCHITECTURES", f'"{architectures}"'),
+        *[("FR_SOURCES", f'"{digest}"'), ("FR_ARCHITECTURES", f'"{architectures}"')],
         *([("FR_CUDA", None)] if cuda else []),
     ],
-    extra_compile_args=flags if cuda else {"cxx": host},
-    extra_link_args=["-fopenmp"],
+    extra_compile_args=flags,
+    extra_link_args=["-fopenmp", "-s"],
 )
 setup(ext_modules=[extension], cmdclass={"build_ext": BuildExtension})

@@ -35,6 +35,26 @@ void require(bool holds, const Parts&... parts) {
   if (!holds) throw Error(c10::str(parts...));
 }
 
+// The name that Python gives to a dtype.
+string dtype(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case at::kFloat:
+      return "float32";
+    case at::kDouble:
+      return "float64";
+    case at::kHalf:
+      return "float16";
+    case at::kBFloat16:
+      return "bfloat16";
+    case at::kLong:
+      return "int64";
+    case at::kInt:
+      return "int32";
+    default:
+      return c10::toString(t.scalar_type());
+  }
+}
+
 void require_device(const Tensor& t, const char* name) {
 #ifdef FR_CUDA
   require<std::runtime_error>(t.is_cpu() || t.is_cuda(), name, " must be on the CPU or a GPU, got ",
@@ -47,7 +67,7 @@ void require_device(const Tensor& t, const char* name) {
 
 void require_floating(const Tensor& t, const char* name) {
   require<py::type_error>(t.scalar_type() == at::kFloat || t.scalar_type() == at::kDouble, name,
-                          " must be float32 or float64, got ", t.scalar_type());
+                          " must be float32 or float64, got ", dtype(t));
   require_device(t, name);
 }
 
@@ -63,16 +83,15 @@ void require_on(const Tensor& t, const char* name, const Tensor& like, const cha
 
 // A contiguous view or copy of t, which must have the dtype and device of `like`.
 Tensor input(const Tensor& t, const char* name, const Tensor& like, const char* like_name) {
-  require<py::type_error>(t.scalar_type() == like.scalar_type(), name, " must be ",
-                          like.scalar_type(), " like ", like_name, ", got ", t.scalar_type());
+  require<py::type_error>(t.scalar_type() == like.scalar_type(), name, " must be ", dtype(like),
+                          " like ", like_name, ", got ", dtype(t));
   require_on(t, name, like, like_name);
   return t.contiguous();
 }
 
 Tensor input_int64(const Tensor& t, const char* name, int64_t rows, const Tensor& like,
                    const char* like_name) {
-  require<py::type_error>(t.scalar_type() == at::kLong, name, " must be int64, got ",
-                          t.scalar_type());
+  require<py::type_error>(t.scalar_type() == at::kLong, name, " must be int64, got ", dtype(t));
   require_shape(t, name, {rows});
   require_on(t, name, like, like_name);
   return t.contiguous();
@@ -83,10 +102,12 @@ void require_matrix(const Tensor& t, const char* name, const char* shape) {
                            ", got ", t.sizes());
 }
 
-void require_in_place(const Tensor& t, const char* name) {
+// Of an argument that is written; tells autograd that saved copies of it are stale.
+void prepare_in_place(const Tensor& t, const char* name) {
   require<py::value_error>(t.is_contiguous(), name,
                            " must be contiguous, as it is written in place, got strides ",
                            t.strides());
+  t.unsafeGetTensorImpl()->bump_version();
 }
 
 void require_apart(const Tensor& t, const char* name, const Tensor& other, const char* other_name) {
@@ -244,7 +265,7 @@ void step_(Tensor x, Tensor x0, Tensor grad, optional<Tensor> momentum, const st
   const auto wish = pick<StepKind>("kind", kind, {"sign", "momentum", "l2"});
   require_floating(x, "x");
   require<py::value_error>(x.dim() >= 1, "x must have shape (N, ...), got a single number");
-  require_in_place(x, "x");
+  prepare_in_place(x, "x");
   require_shape(x0, "x0", x.sizes());
   require_shape(grad, "grad", x.sizes());
   x0 = input(x0, "x0", x, "x");
@@ -254,13 +275,16 @@ void step_(Tensor x, Tensor x0, Tensor grad, optional<Tensor> momentum, const st
                            momentum ? "one" : "none", " for kind ", kind);
   if (momentum) {
     require_shape(*momentum, "momentum", x.sizes());
-    require_in_place(*momentum, "momentum");
+    prepare_in_place(*momentum, "momentum");
     input(*momentum, "momentum", x, "x");
   }
   if (x.numel() == 0) return;
   require_apart(x, "x", x0, "x0");
   require_apart(x, "x", grad, "grad");
-  if (momentum) require_apart(*momentum, "momentum", x, "x");
+  if (momentum) {
+    require_apart(*momentum, "momentum", x, "x");
+    require_apart(*momentum, "momentum", grad, "grad");
+  }
   const int64_t N = x.size(0), n = x.numel() / N;
   with_type(x, [&](auto zero) {
     using T = decltype(zero);
@@ -277,7 +301,7 @@ void random_start_(Tensor x, Tensor x0, const string& norm, Number eps, uint64_t
   const auto wish = pick<Norm>("norm", norm, {"linf", "l2"});
   require_floating(x, "x");
   require<py::value_error>(x.dim() >= 1, "x must have shape (N, ...), got a single number");
-  require_in_place(x, "x");
+  prepare_in_place(x, "x");
   require_shape(x0, "x0", x.sizes());
   x0 = input(x0, "x0", x, "x");
   const int64_t N = x.size(0);

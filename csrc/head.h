@@ -73,8 +73,8 @@ FR_HD T score_loss(const HeadArgs<T>& a, T* score, int64_t y, const Top3<T>& top
     slope = scale / spread;
     spread_slope = -loss * slope;
   } else if (a.kind == Loss::kCw) {
-    loss = gap < 0 ? T(0) : gap;
-    slope = gap > 0 ? scale : T(0);
+    loss = gap <= 0 ? T(0) : gap;
+    slope = gap <= 0 ? T(0) : scale;
   }
   team.each(K, [=](int64_t k) FR_LAMBDA { score[k] = 0; });
   team.sync();

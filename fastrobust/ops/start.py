@@ -131,7 +131,11 @@ def random_start_ref_(
     if norm == "linf":
         offset = _bits(seed, index, restart, count).to(x.dtype) * 2**-23 - 1
     else:
-        bits = _bits(seed, index, restart + 2**31, count + -count % 4).to(x.dtype).unflatten(1, (-1, 2))
+        bits = (
+            _bits(seed, index, restart + 2**31, count + -count % 4)
+            .to(x.dtype)
+            .unflatten(1, (-1, 2))
+        )
         radius = (-2 * ((bits[..., 0] + 0.5) * 2**-24).log()).sqrt()
         angle = bits[..., 1] * (2**-24 * 2 * math.pi)
         offset = torch.stack((radius * angle.cos(), radius * angle.sin()), 2).flatten(1)[:, :count]
@@ -153,7 +157,12 @@ def _bits(seed: int, index: Tensor, restart: Tensor, count: int) -> Tensor:
     """Return (N, count) random integers in [0, 2^24): word pixel % 4 of block pixel // 4."""
     word = 0xFFFFFFFF
     blocks = torch.arange((count + 3) // 4, device=index.device)
-    counter = [blocks, index[:, None] & word, (index[:, None] >> 32) & word, restart[:, None] & word]
+    counter = [
+        blocks,
+        index[:, None] & word,
+        (index[:, None] >> 32) & word,
+        restart[:, None] & word,
+    ]
     a, b, c, d = (part.expand(len(index), len(blocks)) for part in counter)
     key = [seed & word, (seed >> 32) & word]
     for _ in range(10):
