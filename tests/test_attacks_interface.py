@@ -144,6 +144,20 @@ def test_success_is_against_the_label_or_for_the_target():
     assert torch.equal(both.adv, FGSM(0.05)(net, x, target=(y + 1) % 4))
 
 
+def test_a_success_is_kept_although_its_loss_is_lower():
+    def net(x):  # class 1 from 0.5 on
+        return torch.cat([0 * x, x - 0.5], 1)
+
+    def peak_at_049(scores, y):
+        return -((scores[:, 1] + 0.01) ** 2)
+
+    x, y = torch.tensor([[0.35]]).double(), torch.tensor([0])
+    attack = BIM(eps=0.3, step_size=0.1, steps=5, keep="best", loss=peak_at_049, clip=None)
+    result = attack.run(net, x, y)  # by way of 0.45, which is nearer to the peak
+    torch.testing.assert_close(result.adv, torch.tensor([[0.55]]).double())
+    assert result.success.all() and result.claimed.all()
+
+
 def test_random_targets_are_keyed_by_seed_and_index():
     labels = torch.arange(10).repeat(3000)
     targets = random_targets(labels, 10, seed=2**40 + 5)

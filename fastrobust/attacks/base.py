@@ -80,6 +80,14 @@ class Attack(Generic[S]):
             ValueError: NaN or inf in x, x outside the box, a label out of range, a target equal to
                 its label, a wrong shape, a negative eps, a model whose output is not (N, K).
             RuntimeError: tensors or model on different devices.
+
+        Example:
+            >>> import fastrobust as fr
+            >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+            >>> attack = fr.attacks.PGD(eps=8 / 255, step_size=2 / 255)
+            >>> result = attack.run(net, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]))
+            >>> bool((result.linf <= 8 / 255 + 1e-6).all())
+            True
         """
         x = checks.images(x).detach()
         _inside(x, self.clip)
