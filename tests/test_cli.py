@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from tiny_run import data_set, prepare
 
 from fastrobust import __version__, cli, sweep
@@ -23,9 +24,12 @@ def run(tmp_path):
 def command(capsys):
     """Return a function that runs a command line: its exit code, stdout, stderr."""
 
+    threads = torch.get_num_threads()
+
     def call(*words):
         with pytest.raises(SystemExit) as stop:
             cli.main([str(word) for word in words])
+        torch.set_num_threads(threads)  # a command sets those of its own process
         shown = capsys.readouterr()
         return stop.value.code or 0, shown.out, shown.err
 
@@ -169,6 +173,18 @@ def short_training(data_set_name, model_name, **overrides):
     from fastrobust.train import default_config
 
     return default_config("digits", model_name, epochs=1, **overrides)
+
+
+@pytest.mark.parametrize(
+    ("words", "threads"), [([], 1), (["--threads", "3"], 3), (["--net", "40-12"], None)]
+)
+def test_threads(words, threads, monkeypatch):
+    found = []
+    monkeypatch.setattr(cli.torch, "set_num_threads", found.append)
+    monkeypatch.setattr(sweep, "train_missing", lambda *given, **named: {})
+    with pytest.raises(SystemExit):
+        cli.main(["train", *words])
+    assert found == ([] if threads is None else [threads])
 
 
 def test_python_m_is_the_command():
