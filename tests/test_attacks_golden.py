@@ -107,12 +107,12 @@ def test_mim_divides_the_codeword_by_its_sum(decay):
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("restarts", [1, 3])
+@pytest.mark.parametrize(("restarts", "keep"), [(1, "best"), (3, "best"), (3, "last")])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_pgd_keeps_the_first_success_or_the_highest_loss(loss, restarts, targeted):
+def test_pgd_keeps_the_first_success_or_the_highest_loss(loss, restarts, keep, targeted):
     net, (rows, x) = golden.Net.make("codeword"), images(40)
     y = labels(net, rows)
-    fields = {"step_size": 0.02, "steps": 7, "restarts": restarts}
+    fields = {"step_size": 0.02, "steps": 7, "restarts": restarts, "keep": keep}
     traces = [
         golden.madry(
             net, rows, y, loss, 0.05, (0, 1), targeted, step_size=0.02, steps=7,
@@ -120,6 +120,8 @@ def test_pgd_keeps_the_first_success_or_the_highest_loss(loss, restarts, targete
         )
         for restart in range(restarts)
     ]  # fmt: skip
+    if keep == "last":
+        traces = [[trace[0], trace[-1]] for trace in traces]
     expected, won = golden.best(net, traces, y, loss, targeted)
     assert 0 < won.sum() < len(won)
     result = run(attacks.PGD(eps=0.05, loss=loss, **fields), net, x, y, targeted, seed=3)

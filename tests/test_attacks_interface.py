@@ -257,6 +257,8 @@ def test_rows_of_nan_are_flagged_and_left_alone(kind):
         assert torch.equal(result.invalid, bad)
         assert torch.equal(result.adv[bad], x[bad]) and not result.success[bad].any()
         assert not result.claimed[bad].any() and (result.decision[bad] == -1).all()
+        # One look (at the gradient, or for the label), then the verdict.
+        assert (result.queries[bad] == (2 if labels is None else 3)).all()
         if labels is not None:
             alone = attack.run(net, x[~bad], y[~bad], index=torch.arange(8)[~bad])
             torch.testing.assert_close(result.adv[~bad], alone.adv)
