@@ -1,5 +1,6 @@
 """The command ``fastrobust``: words in, tables and pages out; all work is done below."""
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -57,6 +58,12 @@ Threads = Annotated[
         help="CPU threads; by default 1 for the small network digits, PyTorch's choice for others.",
     ),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Processes side by side; by default 2 for digits on a CPU, 1 for others."
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of training, targets and random starts.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder; by default runs/<data set>-<preset>.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
@@ -93,6 +100,7 @@ def paper(
     net: Net = None,
     device: Device = "cpu",
     threads: Threads = None,
+    jobs: Jobs = None,
     seed: Seed = 0,
     out: Out = None,
     data_root: DataRoot = None,
@@ -106,9 +114,9 @@ def paper(
     """
     plan = presets.make(preset, data_set, tables=_numbers(tables), limit=limit, seed=seed, net=net)
     out = out or _default_out(plan)
-    _use_threads(plan, threads)
-    sweep.train_missing(plan, out, data_root=data_root, device=device)
-    _sweep_and_report(plan, out, data_root, device, as_json)
+    jobs = _settle(plan, device, threads, jobs)
+    sweep.train_missing(plan, out, data_root=data_root, device=device, jobs=jobs)
+    _sweep_and_report(plan, out, data_root, device, jobs, as_json)
 
 
 @app.command()
@@ -121,6 +129,7 @@ def train(
     net: Net = None,
     device: Device = "cpu",
     threads: Threads = None,
+    jobs: Jobs = None,
     seed: Seed = 0,
     out: Out = None,
     data_root: DataRoot = None,
@@ -133,8 +142,10 @@ def train(
         raise ValueError(f"models must be among {', '.join(MODEL_NAMES)}, got {unknown}")
     plan = presets.make(preset, data_set, seed=seed, net=net)
     out = out or _default_out(plan)
-    _use_threads(plan, threads)
-    facts = sweep.train_missing(plan, out, names=names, data_root=data_root, device=device)
+    jobs = _settle(plan, device, threads, jobs)
+    facts = sweep.train_missing(
+        plan, out, names=names, data_root=data_root, device=device, jobs=jobs
+    )
     if as_json:
         terminal.show_json(facts)
         return
@@ -154,6 +165,7 @@ def sweep_command(
     net: Net = None,
     device: Device = "cpu",
     threads: Threads = None,
+    jobs: Jobs = None,
     seed: Seed = 0,
     out: Out = None,
     data_root: DataRoot = None,
@@ -177,8 +189,8 @@ def sweep_command(
     if show_plan:
         terminal.show_json(plan.to_json())
         return
-    _use_threads(plan, threads)
-    _sweep_and_report(plan, out or _default_out(plan), data_root, device, as_json)
+    jobs = _settle(plan, device, threads, jobs)
+    _sweep_and_report(plan, out or _default_out(plan), data_root, device, jobs, as_json)
 
 
 @app.command("report")
@@ -240,22 +252,25 @@ def info(
         print(f"{name:20} {value}")
 
 
-def _use_threads(plan: Plan, threads: int | None) -> None:
-    """Set PyTorch's threads for this process.
+def _settle(plan: Plan, device: str, threads: int | None, jobs: int | None) -> int:
+    """Set PyTorch's threads for this process, and return the number of processes.
 
     A layer of the network digits takes microseconds. Two threads gain little on it, and where
-    another process wants a core they wait for each other: attacks took 20 times as long.
+    another process wants a core they wait for each other: attacks took 20 times as long. So it
+    gets one thread, and a second process instead.
     """
-    if threads is None and plan.net == "digits":
+    small = plan.net == "digits" and device == "cpu"
+    if threads is None and small:
         threads = 1
     if threads is not None:
         torch.set_num_threads(threads)
+    return jobs or (min(2, os.cpu_count() or 1) if small else 1)
 
 
 def _sweep_and_report(
-    plan: Plan, out: Path, data_root: Path | None, device: str, as_json: bool
+    plan: Plan, out: Path, data_root: Path | None, device: str, jobs: int, as_json: bool
 ) -> None:
-    outcome = sweep.run(plan, out, data_root=data_root, device=device)
+    outcome = sweep.run(plan, out, data_root=data_root, device=device, jobs=jobs)
     _show_report(report.write(out), asdict(outcome), as_json)
     if outcome.failed:
         terminal.say(f"{len(outcome.failed)} cells failed:")

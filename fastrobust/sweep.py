@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ import torch
 from . import __version__, checkpoint, data
 from .data import DataSet
 from .errors import CheckpointError
+from .jobs import helpers_on
 from .measure import Subject, measure
 from .plans import Cell, Plan
 from .progress import track
@@ -56,6 +57,7 @@ def train_missing(
     names: Sequence[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     device: str | torch.device = "cpu",
+    jobs: int = 1,
 ) -> dict[str, dict[str, Any]]:
     """Train the classifiers of `plan` that the run folder has no checkpoint of.
 
@@ -65,6 +67,7 @@ def train_missing(
         names: Which classifiers, the plan's by default.
         data_root: Where the data files are, as ``data.load`` takes it.
         device: Where to train.
+        jobs: Number of processes that share the classifiers, as in :func:`run`.
 
     Returns:
         What ``checkpoint.read_facts`` says of each, by name.
@@ -72,14 +75,19 @@ def train_missing(
     Raises:
         CheckpointError: A checkpoint in the folder is damaged, or was trained otherwise.
     """
-    data_set = data.load(plan.data_set, data_root)
-    wanted = {"seed": plan.seed, "digest": data_set.digest}
+    names = names or plan.models
+    missing = [name for name in names if not checkpoint_path(out_dir, name).exists()]
+    helpers = helpers_on(jobs, _train, plan, out_dir, data_root, device, missing)
+    _train(plan, out_dir, data_root, device, missing[::jobs], track)
+    for helper in helpers:
+        helper.join()
+    held_out = data.load(plan.data_set, data_root, splits=("test",))
+    wanted = {"seed": plan.seed, "digest": held_out.digest}
     found = {}
-    for name in names or plan.models:
+    for name in names:
         path = checkpoint_path(out_dir, name)
-        if not path.exists():
-            config = default_config(plan.data_set, name, net=plan.net)
-            train(data_set, name, config, path, seed=plan.seed, device=device, progress=track)
+        if not path.exists():  # a helper died: here its error shows
+            _train(plan, out_dir, data_root, device, [name], track)
         facts = found[name] = checkpoint.read_facts(path)
         have = {**facts, "net": facts["config"]["net"]}
         for key, value in {**wanted, "net": plan.net}.items():
@@ -97,6 +105,7 @@ def run(
     *,
     data_root: str | os.PathLike[str] | None = None,
     device: str | torch.device = "cpu",
+    jobs: int = 1,
 ) -> Outcome:
     """Measure every cell of `plan` that `out_dir` does not hold yet.
 
@@ -108,11 +117,67 @@ def run(
         out_dir: The run folder.
         data_root: Where the data files are, as ``data.load`` takes it.
         device: Where to compute.
+        jobs: Number of processes that share the cells; more than one start new interpreters, so a
+            script that asks for them needs its ``if __name__ == "__main__"``.
 
     Raises:
         FileNotFoundError: A checkpoint or a data file is missing.
         StoreError: The folder holds another run, or a damaged run.json.
     """
+    work = _prepare(plan, out_dir, data_root, device)
+    if jobs == 1:
+        return _measure_all(*work)
+    folder, tasks, subjects = work
+    before = {task.key for task in tasks if folder.has(task.key)}
+    places = list(range(len(tasks)))
+    helpers = helpers_on(jobs, _help, plan, out_dir, data_root, device, places)
+    own = _measure_all(folder, tasks[::jobs], subjects)
+    for helper in helpers:
+        helper.join()
+    # What the helpers did is read back, and what one of them left undone is done here.
+    rest = _measure_all(folder, [t for n, t in enumerate(tasks) if n % jobs], subjects)
+    done = {task.key for task in tasks if folder.has(task.key)}
+    return Outcome(len(done - before), len(done & before), own.failed + rest.failed)
+
+
+def _help(
+    plan: Plan,
+    out_dir: str | os.PathLike[str],
+    data_root: str | os.PathLike[str] | None,
+    device: str | torch.device,
+    places: Sequence[int],
+) -> None:
+    """Measure the cells at these places of the plan, and say nothing."""
+    folder, tasks, subjects = _prepare(plan, out_dir, data_root, device)
+    with open(os.devnull, "w") as silence:
+        _measure_all(folder, [tasks[place] for place in places], subjects, silence)
+
+
+def _train(
+    plan: Plan,
+    out_dir: str | os.PathLike[str],
+    data_root: str | os.PathLike[str] | None,
+    device: str | torch.device,
+    names: Sequence[str],
+    progress: Any = None,
+) -> None:
+    """Train the classifiers of these names; without `progress` silently."""
+    if not names:
+        return
+    data_set = data.load(plan.data_set, data_root)
+    for name in names:
+        config = default_config(plan.data_set, name, net=plan.net)
+        path = checkpoint_path(out_dir, name)
+        train(data_set, name, config, path, seed=plan.seed, device=device, progress=progress)
+
+
+def _prepare(
+    plan: Plan,
+    out_dir: str | os.PathLike[str],
+    data_root: str | os.PathLike[str] | None,
+    device: str | torch.device,
+) -> tuple[RunFolder, list["_Task"], dict[str, Subject]]:
+    """Load what a plan needs, and claim the run folder for it."""
     held_out = data.load(plan.data_set, data_root, splits=("test",))
     subjects, models = {}, {}
     for name in plan.models:
@@ -127,7 +192,7 @@ def run(
     tasks = [_task(cell, plan, held_out, models[cell.model]) for cell in plan.cells]
     folder = RunFolder(out_dir)
     folder.start(_run_facts(plan, tasks, held_out, models, device), may_change=_MAY_CHANGE)
-    return _measure_all(folder, tasks, subjects)
+    return folder, tasks, subjects
 
 
 class _Task(NamedTuple):
@@ -204,10 +269,15 @@ def _run_facts(
     }
 
 
-def _measure_all(folder: RunFolder, tasks: list[_Task], subjects: Mapping[str, Subject]) -> Outcome:
+def _measure_all(
+    folder: RunFolder,
+    tasks: list[_Task],
+    subjects: Mapping[str, Subject],
+    stream: TextIO | None = None,
+) -> Outcome:
     outcome = Outcome()
     total = sum(len(subjects[task.cell.model].x) for task in tasks)
-    with track(total, "attacked images") as progress:
+    with track(total, "attacked images", stream) as progress:
         for cell, key, description in tasks:
             words = f"{cell.attack or 'clean images'} on {cell.model}"
             progress.note(words)

@@ -155,6 +155,7 @@ def test_info_of_this_build_and_of_a_checkpoint(command, run):
 def test_paper_trains_sweeps_and_reports_then_reuses(command, tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "default_config", short_training)
     words = ["paper", "--data-set", data_set(tmp_path), "--net", "digits", "--limit", 5]
+    words += ["--jobs", 1]  # the short training is known to this process alone
     words += ["--tables", "4", "--out", tmp_path / "out", "--json"]
     code, shown, err = command(*words)
     assert code == 0, err

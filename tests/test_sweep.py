@@ -176,6 +176,20 @@ def test_checkpoints_of_another_training_are_refused(run):
         sweep.train_missing(plan, out)
 
 
+def test_jobs_share_the_cells(run, tmp_path):
+    plan, out = run
+    bad = Cell(3, "FGSM", "eps", 0.1, "O:SOFTMAX:CE", "FGSM(eps=0.1, clip=(0.4, 0.6))")
+    plan = replace(plan, cells=(plan.cells[0], bad, *plan.cells[1:]))
+    outcome = sweep.run(plan, out, jobs=2)
+    assert (outcome.measured, outcome.reused, len(outcome.failed)) == (len(plan.cells) - 1, 0, 1)
+    (tmp_path / "alone").mkdir()
+    _, alone = prepare(tmp_path / "alone")
+    sweep.run(plan, alone)
+    assert rows_of(out) == rows_of(alone)
+    outcome = sweep.run(plan, out, jobs=2)
+    assert (outcome.measured, outcome.reused) == (0, len(plan.cells) - 1)
+
+
 def test_two_writers_share_a_folder(run):
     plan, out = run
     command = [sys.executable, "-c", WORKER, json.dumps(plan.to_json()), str(out)]
