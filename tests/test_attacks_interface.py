@@ -158,6 +158,16 @@ def test_a_success_is_kept_although_its_loss_is_lower():
     assert result.success.all() and result.claimed.all()
 
 
+def test_the_verdict_is_on_the_image_as_it_is_returned():
+    def net(x):  # class 1 from 0.50005 on
+        return torch.cat([0 * x, 1e6 * (x - 0.50005)], 1)
+
+    x, y = torch.tensor([[0.5]]), torch.tensor([0])
+    assert FGSM(eps=1e-4).run(net, x, y).success.all()
+    rounded = FGSM(eps=1e-4).run(lambda x: net(x.float()), x.half(), y)
+    assert torch.equal(rounded.adv, x.half()) and not rounded.success.any()
+
+
 def test_random_targets_are_keyed_by_seed_and_index():
     labels = torch.arange(10).repeat(3000)
     targets = random_targets(labels, 10, seed=2**40 + 5)

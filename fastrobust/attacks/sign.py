@@ -74,7 +74,7 @@ class SignAttack(Attack[SignState]):
             state.x, state.x0, answer.grad, state.momentum,
             self._kind, state.eps, size, self.decay, lo, hi,
         )  # fmt: skip
-        spent = live & (state.iteration == self.steps) & ~state.won & ~state.invalid
+        spent = live & (state.iteration == self.steps)
         state.iteration += 1
         if self.restarts > 1 and spent.any():
             rows = spent.nonzero().flatten()
