@@ -21,7 +21,7 @@ lint: .venv/built
 	ruff check
 	ruff format --check
 	mypy
-	clang-format --dry-run -Werror csrc/*.h csrc/*.cpp $(wildcard csrc/*.cu) csrc/tests/*
+	clang-format --dry-run -Werror csrc/*.h csrc/*.cpp csrc/*.cu* csrc/tests/*
 
 kernels: .venv/built
 	cmake -S . -B build/kernels -G Ninja

@@ -155,7 +155,7 @@ def step_ref_(
         return x
     eps, step_size = _column(eps, x), _column(step_size, x)
     rows, start, direction = x.flatten(1), x0.flatten(1), grad.flatten(1)
-    if kind == "momentum":
+    if momentum is not None:
         size = direction.abs().mean(1, keepdim=True).clamp(min=1e-12)
         velocity = decay * momentum.flatten(1) + direction / size
         momentum.copy_(velocity.view_as(momentum))

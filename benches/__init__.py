@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m benches`` prints every table, ``pytest benches`` stores results."""

@@ -1,0 +1,138 @@
+"""What is measured: each op, its reference as written, and the best in-place PyTorch form."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastrobust.ops.decode import decode, decode_ref
+from fastrobust.ops.head import head_ref, launch_head, tanh_mse, tanh_mse_ref
+from fastrobust.ops.start import launch_start, random_start_ref_
+from fastrobust.ops.step import launch_step, step_ref_
+
+EPS, STEP_SIZE = 8 / 255, 2 / 255
+CLASSES, LENGTH = 10, 128  # the paper's: 10 codewords of 128 units
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op on one batch.
+
+    Attributes:
+        name: of the op and its variant.
+        rows: images in the batch.
+        kernel: the fused form.
+        reference: the ``_ref`` as written.
+        in_place: PyTorch at its best, every temporary allocated before; None where it has none.
+        bytes: that the kernel must read and write at least.
+    """
+
+    name: str
+    rows: int
+    kernel: Callable[[], object]
+    reference: Callable[[], object]
+    in_place: Callable[[], object] | None
+    bytes: int
+
+
+def step_cases(rows: int, device: torch.device) -> list[Case]:
+    """Updates of 3 x 32 x 32 images."""
+    x0 = torch.rand(rows, 3, 32, 32, device=device)
+    x, grad, momentum = x0.clone(), torch.randn_like(x0), torch.zeros_like(x0)
+    buffer, column = torch.empty_like(x0), torch.empty(rows, 1, 1, 1, device=device)
+
+    def project() -> None:
+        torch.sub(x0, EPS, out=buffer)
+        torch.maximum(x, buffer, out=x)
+        torch.add(x0, EPS, out=buffer)
+        torch.minimum(x, buffer, out=x)
+        x.clamp_(0, 1)
+
+    def sign() -> None:
+        torch.sign(grad, out=buffer)
+        x.add_(buffer, alpha=STEP_SIZE)
+        project()
+
+    def momentum_() -> None:
+        torch.abs(grad, out=buffer)
+        torch.mean(buffer, dim=(1, 2, 3), keepdim=True, out=column)
+        torch.div(grad, column.clamp_(min=1e-12), out=buffer)
+        torch.sign(momentum.add_(buffer), out=buffer)
+        x.add_(buffer, alpha=STEP_SIZE)
+        project()
+
+    def l2() -> None:
+        torch.linalg.vector_norm(grad, dim=(1, 2, 3), keepdim=True, out=column)
+        torch.div(grad, column.clamp_(min=1e-12), out=buffer)
+        x.add_(buffer, alpha=STEP_SIZE).sub_(x0)
+        torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True, out=column)
+        column.clamp_(min=EPS).reciprocal_().mul_(EPS)
+        x.mul_(column).add_(x0).clamp_(0, 1)
+
+    cases = []
+    for kind, best, passes in (("sign", sign, 4), ("momentum", momentum_, 6), ("l2", l2, 4)):
+        state = momentum if kind == "momentum" else None
+        call = (x, x0, grad, state, kind, EPS, STEP_SIZE, 1.0, 0.0, 1.0)
+        cases.append(
+            Case(
+                f"step_ {kind}",
+                rows,
+                lambda call=call: launch_step(*call),
+                lambda call=call: step_ref_(*call),
+                best,
+                passes * x.nbytes,
+            )
+        )
+    return cases
+
+
+def head_cases(rows: int, device: torch.device) -> list[Case]:
+    """The end of a network: 10 codewords of 128 units, or 10 logits."""
+    codes = torch.rand(CLASSES, LENGTH, device=device) * 2 - 1
+    y = torch.randint(0, CLASSES, (rows,), device=device)
+    z, logits = torch.randn(rows, LENGTH, device=device), torch.randn(rows, CLASSES, device=device)
+    cases = []
+    for activation, loss, inputs, vectors in (
+        ("tanh", "ce", z, codes),
+        ("tanh", "mse", z, codes),
+        ("tanh", "margin", z, codes),
+        ("softmax", "ce", logits, None),
+    ):
+        call = (inputs, vectors, y, activation, loss)
+        cases.append(
+            Case(
+                f"head {activation} {loss}",
+                rows,
+                lambda call=call: launch_head(*call),
+                lambda call=call: head_ref(*call),
+                None,
+                2 * inputs.nbytes,
+            )
+        )
+    return cases
+
+
+def other_cases(rows: int, device: torch.device) -> list[Case]:
+    """Decoding, the training loss and random starts."""
+    u, codes = _units(rows, device), _units(CLASSES, device)
+    x0 = torch.rand(rows, 3, 32, 32, device=device)
+    start = (torch.empty_like(x0), x0, "linf", EPS, 1, torch.arange(rows, device=device), 0)
+    return [
+        Case(
+            "decode", rows, lambda: decode(u, codes), lambda: decode_ref(u, codes), None, u.nbytes
+        ),
+        Case("tanh_mse", rows, lambda: tanh_mse(u, u), lambda: tanh_mse_ref(u, u), None, u.nbytes),
+        Case(
+            "random_start_ linf",
+            rows,
+            lambda: launch_start(*start),
+            lambda: random_start_ref_(*start),
+            None,
+            2 * x0.nbytes,
+        ),
+    ]
+
+
+def _units(rows: int, device: torch.device) -> Tensor:
+    return torch.rand(rows, LENGTH, device=device) * 2 - 1

@@ -1,0 +1,81 @@
+"""Times candidates in turn (A B A B ...), so that a noisy machine disturbs all of them alike."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one candidate.
+
+    Attributes:
+        name: of the candidate.
+        cold: the first call, with its page faults, caches and lazy initialisation.
+        seconds: every later call but the warm-up, in order.
+    """
+
+    name: str
+    cold: float
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle call: what to expect."""
+        return median(self.seconds)
+
+    @property
+    def best(self) -> float:
+        """The fastest call: what the machine can do when left alone."""
+        return min(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range over the median: above 0.2 the machine was busy."""
+        low, _, high = quantiles(self.seconds, n=4)
+        return (high - low) / self.median
+
+
+def interleave(
+    candidates: dict[str, Callable[[], object]],
+    seconds: float = 1.0,
+    least: int = 9,
+    most: int = 200,
+) -> dict[str, Timing]:
+    """Call every candidate once per round, in the same order, for about `seconds` in all.
+
+    Args:
+        candidates: by name; each does its whole work in one call.
+        seconds: time to spend on all rounds together, after one cold and one warm-up round.
+        least: rounds at least.
+        most: rounds at most.
+    """
+    cold = {name: _once(call) for name, call in candidates.items()}
+    warm = sum(_once(call) for call in candidates.values())
+    rounds = max(least, min(most, int(seconds / max(warm, 1e-9))))
+    taken: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, call in candidates.items():
+            taken[name].append(_once(call))
+    return {name: Timing(name, cold[name], tuple(all_of)) for name, all_of in taken.items()}
+
+
+def ratio(slower: Timing, faster: Timing) -> float:
+    """How many times longer `slower` takes, best against best: other load only adds time."""
+    return slower.best / faster.best
+
+
+def _once(call: Callable[[], object]) -> float:
+    _synchronize()
+    start = time.perf_counter()
+    call()
+    _synchronize()
+    return time.perf_counter() - start
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
