@@ -26,9 +26,9 @@ def toolkit() -> str | None:
 
 cuda_home = toolkit()
 wish = os.environ.get("FASTROBUST_CUDA", "1" if cuda_home and torch.version.cuda else "0")
+cuda = wish == "1"
 if wish not in ("0", "1"):
     raise SystemExit(f"FASTROBUST_CUDA must be 0 or 1, got {wish!r}")
-cuda = wish == "1"
 if cuda and not (cuda_home and torch.version.cuda):
     found = f"torch {torch.__version__}" if cuda_home else "no nvcc on PATH or under CUDA_HOME"
     raise SystemExit(f"FASTROBUST_CUDA=1 needs nvcc and a torch with CUDA, found {found}")
@@ -45,20 +45,15 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtensio
 host = ["-O3", "-std=c++20", "-fopenmp", "-ffp-contract=off", "-fno-math-errno"]
 flags = {"cxx": [*host, "-fno-trapping-math"], "nvcc": ["-O3", "-std=c++20", "-fmad=false"]}
 # fastrobust.build.sources_digest computes the same, and so tells a stale build.
-contents = b"".join(p.read_bytes() for p in sorted(CSRC.glob("*.*")))
-digest = hashlib.sha256(contents).hexdigest()[:16]
+digest = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(CSRC.glob("*.*")))).hexdigest()[:16]
 architectures = os.environ["TORCH_CUDA_ARCH_LIST"] if cuda else ""
+macros = [("FR_SOURCES", f'"{digest}"'), ("FR_ARCHITECTURES", f'"{architectures}"')]
+files = [f"csrc/{path.name}" for path in CSRC.glob("*.*")]
 extension = (CUDAExtension if cuda else CppExtension)(
     name="fastrobust._C",
-    sources=[
-        "csrc/binding.cpp",
-        *(f"csrc/{path.name}" for path in sorted(CSRC.glob("*.cu")) if cuda),
-    ],
-    depends=[f"csrc/{path.name}" for path in CSRC.glob("*.*")],
-    define_macros=[
-        *[("FR_SOURCES", f'"{digest}"'), ("FR_ARCHITECTURES", f'"{architectures}"')],
-        *([("FR_CUDA", None)] if cuda else []),
-    ],
+    sources=["csrc/binding.cpp", *(sorted(f for f in files if f.endswith(".cu")) if cuda else [])],
+    depends=files,
+    define_macros=macros + [("FR_CUDA", None)] * cuda,
     extra_compile_args=flags,
     extra_link_args=["-fopenmp", "-s"],
 )
