@@ -80,15 +80,22 @@ class Oracle:
         """Like :meth:`gradient` without the gradient: one forward of every row."""
         return _join([self._score(loss, *rows) for rows in _chunks(x, y, sign)])
 
-    def decide(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the decision (N,) and whether it is valid (N,): one forward of every row."""
+    def decide(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return z (N, d), the decision (N,) and whether it is valid (N,): one forward of a row."""
         parts = []
         with torch.no_grad():
             for (rows,) in _chunks(x):
                 z = self._pre_activation(rows)
-                parts.append((self.classifier.head.decide(z), ~z.isnan().any(1)))
-        decision, valid = map(torch.cat, zip(*parts, strict=True))
-        return decision, valid
+                parts.append((z, self.classifier.head.decide(z), ~z.isnan().any(1)))
+        z, decision, valid = map(torch.cat, zip(*parts, strict=True))
+        return z, decision, valid
+
+    def resembles(self, z: Tensor, y: Tensor, loss: Loss) -> Tensor:
+        """Whether what `loss` compares at z (N, d) has its argmax where class y (N,) has it."""
+        head = self.classifier.head
+        if loss not in ("train", TRAIN_BY_SUM) or head.vectors is None:
+            return head.decide(z) == y
+        return head.units(z).argmax(1) == head.vectors.argmax(1)[y]
 
     def _gradient(self, loss: Loss, x: Tensor, y: Tensor, sign: Tensor) -> Answer:
         x = x.detach().requires_grad_()

@@ -168,6 +168,32 @@ def test_the_verdict_is_on_the_image_as_it_is_returned():
     assert torch.equal(rounded.adv, x.half()) and not rounded.success.any()
 
 
+@pytest.mark.parametrize("targeted", [False, True])
+def test_a_claim_is_the_argmax_of_what_the_loss_compared(targeted):
+    """Units beside codewords under the training loss, the decision under the others."""
+    book = fr.Codebook.random(4, 16, key="claims")
+    codes = fr.Classifier(
+        nn.Sequential(nn.Flatten(), nn.Linear(12, 16)), fr.heads.Codeword(book)
+    ).double()
+    x, y = images(200)
+    x, other = x.double(), (y + 1) % 4
+    wish = {"target": other} if targeted else {"y": y}
+    vectors = book.vectors.double().numpy()
+
+    result = FGSM(eps=0.2, loss="train").run(codes, x, **wish)
+    u = codes.units(result.adv).detach().numpy()
+    label = other if targeted else y
+    same = u.argmax(1) == vectors.argmax(1)[label.numpy()]
+    assert np.array_equal(result.claimed, same if targeted else ~same)
+    decided = ((u[:, None] - vectors) ** 2).sum(2).argmin(1)
+    assert np.array_equal(result.success, (decided == label.numpy()) == targeted)
+    assert not torch.equal(result.claimed, result.success)  # the false successes of the paper
+
+    for attack in (FGSM(eps=0.2), PGD(eps=0.2, steps=3, loss="train")):  # best: the decision
+        result = attack.run(codes, x, **wish)
+        assert torch.equal(result.claimed, result.success)
+
+
 def test_random_targets_are_keyed_by_seed_and_index():
     labels = torch.arange(10).repeat(3000)
     targets = random_targets(labels, 10, seed=2**40 + 5)

@@ -170,8 +170,8 @@ def test_a_scheduler_with_fixed_slots_gets_the_same_rows():
                 if row in queries:
                     continue
                 single = slots.take(torch.tensor([slot]))
-                found, claims = attack.verdict(network, single)
-                adv[row], claimed[row] = found[0], claims[0].item()
+                adv[row] = attack.verdict(network, single)[0]
+                claimed[row] = single.won.item()
                 queries[row] = single.queries.item() + 1
                 if waiting:
                     held[slot] = waiting.pop(0)

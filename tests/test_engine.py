@@ -90,7 +90,7 @@ def test_chunks_change_nothing(monkeypatch):
     for part, all_at_once in zip(ask(model, x, y), whole, strict=True):
         torch.testing.assert_close(part, all_at_once)
     with engine.oracle(model, x.device) as network:
-        assert torch.equal(network.decide(x)[0], whole.decision)
+        assert torch.equal(network.decide(x)[1], whole.decision)
 
 
 def snapshot(model):
@@ -234,7 +234,7 @@ def test_nan_rows_are_marked():
 def test_one_decision_everywhere():
     model, (x, _) = codeword_model(), images(64)
     with engine.oracle(model, x.device) as network:
-        decision, valid = network.decide(x)
+        _, decision, valid = network.decide(x)
     u = model.eval().units(x).detach().numpy()
     distance = ((u[:, None] - model.head.vectors.numpy()) ** 2).sum(2)
     assert np.array_equal(decision.numpy(), distance.argmin(1)) and valid.all()

@@ -112,8 +112,8 @@ class Attack(Generic[S]):
             state.queries += asked
             state.invalid |= ~valid
             self._drive(network, state)
-            adv, claimed = self.verdict(network, state)
-            return _judge(network, state, x, adv, claimed)
+            adv = self.verdict(network, state)
+            return self._judge(network, state, x, adv)
 
     def init(self, rows: Rows) -> S:
         """Return the state of rows that have not been asked about yet."""
@@ -127,12 +127,18 @@ class Attack(Generic[S]):
         """Return which rows (N,) have ended; further updates of theirs change nothing."""
         raise NotImplementedError
 
-    def verdict(self, network: Oracle, state: S) -> tuple[Tensor, Tensor | None]:
-        """Return the images (N, ...) of rows that are done, and what the attack claims of them.
-
-        A claim of None is that of the evaluator: the attack's own test is the decision on them.
-        """
+    def verdict(self, network: Oracle, state: S) -> Tensor:
+        """Return the images (N, ...) of rows that are done."""
         raise NotImplementedError
+
+    def claim(self, network: Oracle, state: S, z: Tensor) -> Tensor:
+        """Return what the attack believes (N,) of its images, whose pre-activations are z (N, d).
+
+        By default by the argmax of what its loss compares: the class scores, which is the decision,
+        or under the training loss the units with the label's target vector. On codewords that is
+        something else, and where the paper's tables went wrong.
+        """
+        return network.resembles(z, state.y, self.loss) == (state.sign < 0)
 
     @property
     def objective(self) -> Loss:
@@ -164,6 +170,30 @@ class Attack(Generic[S]):
             self.update(network, batch)
         state.put(rows, batch)
 
+    def _judge(self, network: Oracle, state: S, x: Tensor, adv: Tensor) -> AttackResult:
+        """Decide on the images as the caller gets them, after the attack and apart from it."""
+        z, decision, valid = network.decide(adv.to(x.dtype))
+        invalid = state.invalid | ~valid
+        if invalid.any():
+            warnings.warn(
+                f"the model gave NaN for {int(invalid.sum())} of {len(x)} images: they are "
+                "returned unchanged, as failures, and flagged in `invalid`",
+                UserWarning,
+                stacklevel=3,
+            )
+        adv = torch.where(beside(invalid, x), x, adv.to(x.dtype))
+        change = (adv.to(state.x0.dtype) - state.x0).flatten(1)
+        return AttackResult(
+            adv=adv,
+            success=state.hit(decision) & ~invalid,
+            claimed=self.claim(network, state, z) & ~invalid,
+            l2=change.norm(dim=1).to(x.dtype),
+            linf=change.abs().amax(1).to(x.dtype),
+            queries=state.queries + 1,
+            decision=decision.masked_fill(invalid, -1),
+            invalid=invalid,
+        )
+
 
 def from_repr(text: str) -> Attack[Any]:
     """Return the attack whose repr is `text`; nothing is evaluated but literals and quotients.
@@ -193,34 +223,6 @@ def _inside(x: Tensor, clip: tuple[float, float] | None) -> None:
             f"x must lie in the box {clip}, got {float(x.min()):.6g} to {float(x.max()):.6g}; "
             "normalisation belongs inside the model, clip=None is for no box at all"
         )
-
-
-def _judge(
-    network: Oracle, state: State, x: Tensor, adv: Tensor, claimed: Tensor | None
-) -> AttackResult:
-    """Decide on the images as the caller gets them, after the attack and apart from it."""
-    decision, valid = network.decide(adv.to(x.dtype))
-    invalid = state.invalid | ~valid
-    if invalid.any():
-        warnings.warn(
-            f"the model gave NaN for {int(invalid.sum())} of {len(x)} images: they are returned "
-            "unchanged, as failures, and flagged in `invalid`",
-            UserWarning,
-            stacklevel=3,
-        )
-    adv = torch.where(beside(invalid, x), x, adv.to(x.dtype))
-    success = state.hit(decision) & ~invalid
-    change = (adv.to(state.x0.dtype) - state.x0).flatten(1)
-    return AttackResult(
-        adv=adv,
-        success=success,
-        claimed=success.clone() if claimed is None else claimed & ~invalid,
-        l2=change.norm(dim=1).to(x.dtype),
-        linf=change.abs().amax(1).to(x.dtype),
-        queries=state.queries + 1,
-        decision=decision.masked_fill(invalid, -1),
-        invalid=invalid,
-    )
 
 
 def _empty(x: Tensor) -> AttackResult:

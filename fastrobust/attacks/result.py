@@ -13,7 +13,10 @@ class AttackResult:
         adv: (N, ...) adversarial images, like x.
         success: (N,) bool, the verdict: the model's decision on `adv`, made after the attack in the
             parameters' dtype and at least float32, is the target, or is not the label.
-        claimed: (N,) bool, what the attack believed by its own test on what it saw.
+        claimed: (N,) bool, what the attack believed by its own test on what it saw: the argmax of
+            the class scores, or, where it climbed the training loss of a codeword model, that of
+            the units beside its label's codeword. Differs from `success` where an attack fools
+            itself.
         l2: (N,) Euclidean norm of adv - x, not squared, in x's dtype.
         linf: (N,) largest change of a pixel, in x's dtype.
         queries: (N,) int64, network evaluations of the row until it was done: each forward and each

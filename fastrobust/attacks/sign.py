@@ -89,17 +89,21 @@ class SignAttack(Attack[SignState]):
         spent = (state.iteration >= self.steps) & (state.restart == self.restarts - 1)
         return spent | state.won | state.invalid
 
-    def verdict(self, network: Oracle, state: SignState) -> tuple[Tensor, Tensor | None]:
+    def verdict(self, network: Oracle, state: SignState) -> Tensor:
         """Return the last iterate, or the best one once the last has been looked at."""
         if state.best is None:
-            return state.x, None
+            return state.x
         rows = (~(state.won | state.invalid)).nonzero().flatten()
         if len(rows):
             standing = state.take(rows)
             live = torch.ones_like(standing.won)
             self._look(standing, self.ask(network, standing, live, gradient=False), live)
             state.put(rows, standing)
-        return state.best, state.won
+        return state.best
+
+    def claim(self, network: Oracle, state: SignState, z: Tensor) -> Tensor:
+        """Return whether an iterate was decided as wished, where iterates were looked at."""
+        return super().claim(network, state, z) if state.best is None else state.won
 
     @property
     def _kind(self) -> str:

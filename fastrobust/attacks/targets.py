@@ -71,7 +71,7 @@ def goal(
     sign = torch.ones(len(x), dtype=x.dtype, device=x.device)
     if y is None and target is None:
         # The model's own decision, so that the attack learns nothing from the true label.
-        decision, valid = oracle.decide(x)
+        _, decision, valid = oracle.decide(x)
         return decision, sign, valid, 1
     classes = oracle.num_classes(x)
     if y is not None:
