@@ -18,18 +18,7 @@ from .timer import Timing, interleave, ratio
 
 BATCHES = (256, 4000)
 STEP_ROWS = 32  # images of the network step, which costs the same per image at any larger batch
-HEADER = (
-    "op",
-    "N",
-    "best ms",
-    "median ms",
-    "spread",
-    "x ref",
-    "x in-place",
-    "GB/s",
-    "of copy",
-    "of a step",
-)
+HEADER = "op", "N", "ms", "spread", "x ref", "x in-place", "GB/s", "of copy", "of a step"
 
 
 def measure(case: Case, seconds_of_step: float, device: torch.device, seconds: float) -> dict:
@@ -48,14 +37,13 @@ def measure(case: Case, seconds_of_step: float, device: torch.device, seconds: f
     return {
         "op": case.name,
         "N": case.rows,
-        "best ms": 1e3 * kernel.best,
-        "median ms": 1e3 * kernel.median,
+        "ms": 1e3 * kernel.median,
         "spread": kernel.spread,
         "x ref": ratio(timings["reference"], kernel),
         "x in-place": ratio(timings["in_place"], kernel) if case.in_place else None,
-        "GB/s": case.bytes / kernel.best / 1e9,
+        "GB/s": case.bytes / kernel.median / 1e9,
         "of copy": ratio(timings["copy"], kernel),
-        "of a step": kernel.best / case.rows / seconds_of_step,
+        "of a step": kernel.median / case.rows / seconds_of_step,
         "cold ms": 1e3 * kernel.cold,
     }
 
@@ -73,7 +61,7 @@ def network_step(device: torch.device) -> Timing:
 
 def run(device: torch.device, seconds: float) -> dict[str, Any]:
     """Measure everything; returns the machine, the seconds per image of a step, and the rows."""
-    step = network_step(device).best / STEP_ROWS
+    step = network_step(device).median / STEP_ROWS
     cases = [
         case
         for rows in BATCHES
@@ -102,24 +90,26 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Lay the rows out as one Markdown table."""
-    formats = {
-        "best ms": ".3f",
-        "median ms": ".3f",
-        "spread": ".0%",
-        "of copy": ".0%",
-        "of a step": ".3%",
+    """Lay the rows out as one Markdown table; a ratio is its median (first to third quartile)."""
+    write = {
+        "ms": "{:.3f}".format,
+        "spread": "{:.0%}".format,
+        "x ref": _times,
+        "x in-place": _times,
+        "GB/s": "{:.1f}".format,
+        "of copy": lambda ratio: f"{ratio[0]:.0%}",
+        "of a step": "{:.3%}".format,
     }
     lines = ["| " + " | ".join(HEADER) + " |", "|---|" + "---:|" * (len(HEADER) - 1)]
     for row in rows:
-        cells = [
-            "" if row[key] is None
-            else str(row[key]) if isinstance(row[key], (str, int))
-            else format(row[key], formats.get(key, ".1f"))
-            for key in HEADER
-        ]  # fmt: skip
+        cells = ["" if row[key] is None else write.get(key, str)(row[key]) for key in HEADER]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _times(ratio: tuple[float, float, float]) -> str:
+    middle, low, high = ratio
+    return f"{middle:.1f} ({low:.1f}-{high:.1f})"
 
 
 def main() -> None:

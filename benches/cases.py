@@ -11,6 +11,8 @@ from fastrobust.ops.head import head_ref, launch_head, tanh_mse, tanh_mse_ref
 from fastrobust.ops.start import launch_start, random_start_ref_
 from fastrobust.ops.step import launch_step, step_ref_
 
+from .torch_head import TorchHead
+
 EPS, STEP_SIZE = 8 / 255, 2 / 255
 CLASSES, LENGTH = 10, 128  # the paper's: 10 codewords of 128 units
 
@@ -106,7 +108,7 @@ def head_cases(rows: int, device: torch.device) -> list[Case]:
                 rows,
                 lambda call=call: launch_head(*call),
                 lambda call=call: head_ref(*call),
-                None,
+                TorchHead(inputs, vectors, y, loss),
                 2 * inputs.nbytes,
             )
         )

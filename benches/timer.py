@@ -63,9 +63,12 @@ def interleave(
     return {name: Timing(name, cold[name], tuple(all_of)) for name, all_of in taken.items()}
 
 
-def ratio(slower: Timing, faster: Timing) -> float:
-    """How many times longer `slower` takes, best against best: other load only adds time."""
-    return slower.best / faster.best
+def ratio(slower: Timing, faster: Timing) -> tuple[float, float, float]:
+    """How many times longer `slower` takes, round by round: median, then both quartiles."""
+    low, middle, high = quantiles(
+        (a / b for a, b in zip(slower.seconds, faster.seconds, strict=True)), n=4
+    )
+    return middle, low, high
 
 
 def _once(call: Callable[[], object]) -> float:

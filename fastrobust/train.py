@@ -102,7 +102,8 @@ def train(
     for split, x in (("training", data.x_train), ("test", data.x_test)):
         if not len(x):
             raise ValueError(f"data must hold {split} images, got none: load both splits")
-    model = build(data, model_name, config, seed).to(device)
+    # Channels last is the order that convolutions of few channels are quickest in.
+    model = build(data, model_name, config, seed).to(device, memory_format=torch.channels_last)
     x, y = data.x_train.to(device), data.y_train.to(device)
     optimizer = _optimizer(model, config)
     facts = {
@@ -131,7 +132,7 @@ def train(
             resume.save(epoch + 1)
             tracker.note(f"loss {loss:.4f}, training accuracy {accuracy:.3f}")
             tracker.advance()
-    model.eval()
+    model.to(memory_format=torch.contiguous_format).eval()
     facts["accuracy"] = _accuracy(model, data.x_test.to(device), data.y_test.to(device))
     checkpoint.save(path, model, **facts, config=config.facts())
     resume.remove()
@@ -179,6 +180,7 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
         lr=config.peak_lr,
         momentum=config.momentum,
         nesterov=True,
+        fused=True,  # one pass per tensor: the small networks have many small tensors
     )
 
 
