@@ -7,7 +7,7 @@ data sets, training, sweeps and reports need the ``paper`` extra and load on fir
 import importlib
 from types import ModuleType
 
-from . import heads, models, ops
+from . import attacks, engine, heads, models, ops
 from .build import build_info
 from .classifier import Classifier
 from .codebook import Codebook
@@ -21,23 +21,15 @@ __all__ = [
     "Codebook",
     "StoreError",
     "__version__",
+    "attacks",
     "build_info",
+    "engine",
     "heads",
     "models",
     "ops",
 ]
 
-_ON_FIRST_USE = (
-    "attacks",
-    "checkpoint",
-    "data",
-    "engine",
-    "plans",
-    "presets",
-    "report",
-    "sweep",
-    "train",
-)
+_ON_FIRST_USE = ("checkpoint", "data", "plans", "presets", "report", "sweep", "train")
 
 
 def __getattr__(name: str) -> ModuleType:
