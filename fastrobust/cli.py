@@ -215,6 +215,7 @@ def attack(
         bool, typer.Option("--targeted", help="Reach a random other class, not just leave one.")
     ] = False,
     device: Device = "cpu",
+    threads: Threads = None,
     seed: Seed = 0,
     data_root: DataRoot = None,
     save: Annotated[
@@ -224,6 +225,7 @@ def attack(
     debug: Debug = False,
 ) -> None:
     """Attack one classifier, yours or one of ours, with one attack."""
+    _use_threads(threads, small=data_set == "digits" and device == "cpu")
     found = inspection.attack_once(
         model, attack, data_set,
         limit=limit, targeted=targeted, device=device, seed=seed, data_root=data_root, save=save,
@@ -253,18 +255,23 @@ def info(
 
 
 def _settle(plan: Plan, device: str, threads: int | None, jobs: int | None) -> int:
-    """Set PyTorch's threads for this process, and return the number of processes.
+    """Set PyTorch's threads for this process, and return the number of processes."""
+    small = plan.net == "digits" and device == "cpu"
+    _use_threads(threads, small)
+    return jobs or (min(2, os.cpu_count() or 1) if small else 1)
+
+
+def _use_threads(threads: int | None, small: bool) -> None:
+    """Set PyTorch's threads for this process.
 
     A layer of the network digits takes microseconds. Two threads gain little on it, and where
     another process wants a core they wait for each other: attacks took 20 times as long. So it
-    gets one thread, and a second process instead.
+    gets one thread, and where it can a second process.
     """
-    small = plan.net == "digits" and device == "cpu"
     if threads is None and small:
         threads = 1
     if threads is not None:
         torch.set_num_threads(threads)
-    return jobs or (min(2, os.cpu_count() or 1) if small else 1)
 
 
 def _sweep_and_report(

@@ -103,7 +103,7 @@ def train(
         if not len(x):
             raise ValueError(f"data must hold {split} images, got none: load both splits")
     # Channels last is the order that convolutions of few channels are quickest in.
-    model = build(data, model_name, config, seed).to(device, memory_format=torch.channels_last)
+    model = build(data, model_name, config, seed).to(device).to(memory_format=torch.channels_last)
     x, y = data.x_train.to(device), data.y_train.to(device)
     optimizer = _optimizer(model, config)
     facts = {

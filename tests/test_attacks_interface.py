@@ -168,6 +168,11 @@ def test_the_verdict_is_on_the_image_as_it_is_returned():
     assert torch.equal(rounded.adv, x.half()) and not rounded.success.any()
 
 
+def test_an_unknown_field_is_named_beside_the_known_ones():
+    with pytest.raises(TypeError, match=r"FGSM must have fields among eps, loss, clip, got 'epz'"):
+        from_repr("FGSM(epz=0.1)")
+
+
 @pytest.mark.parametrize("targeted", [False, True])
 def test_a_claim_is_the_argmax_of_what_the_loss_compared(targeted):
     """Units beside codewords under the training loss, the decision under the others."""
