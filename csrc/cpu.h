@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 
 #include "common.h"
 #include "team.h"
@@ -52,7 +53,12 @@ inline Isa& active_isa() {
 template <typename Args>
 FR_HD void serial_rows(const Args& args, int64_t begin, int64_t end) {
   using T = typename Args::Scalar;
-  const std::unique_ptr<T[]> scratch(new T[scratch_size(args)]);
+  // From a cache line on: a vector stored across two lines is slow to read back.
+  constexpr std::align_val_t kLine{64};
+  struct Free {
+    void operator()(T* memory) const { ::operator delete[](memory, kLine); }
+  };
+  const std::unique_ptr<T[], Free> scratch(new (kLine) T[scratch_size(args)]);
   for (int64_t row = begin; row < end; ++row) compute_row(args, row, SerialTeam{}, scratch.get());
 }
 

@@ -37,20 +37,26 @@ struct SerialTeam {
   FR_HD bool leader() const { return true; }
 
  private:
+  template <typename T, int kLanes>
+  struct Lanes {
+    T of[kLanes];
+  };
+
   // kRows sums side by side, so that their chains of additions overlap.
   template <int kRows, int kLanes, typename T, typename Term, typename Done>
   FR_HD void sums_of(int64_t first, int64_t n, Term term, Done done) const {
-    T part[kRows][kLanes] = {};
+    Lanes<T, kLanes> part[kRows];
+    for (auto& lanes : part) lanes = {};  // one by one: a whole array is cleared in memory
     const int64_t whole = n - n % kLanes;
     for (int64_t j = 0; j < whole; j += kLanes)
       for (int r = 0; r < kRows; ++r)
 #pragma omp simd
         for (int lane = 0; lane < kLanes; ++lane)
-          part[r][lane] = term(first + r, j + lane, part[r][lane]);
+          part[r].of[lane] = term(first + r, j + lane, part[r].of[lane]);
     for (int r = 0; r < kRows; ++r)
       for (int64_t j = whole; j < n; ++j)
-        part[r][j - whole] = term(first + r, j, part[r][j - whole]);
-    for (int r = 0; r < kRows; ++r) done(first + r, tree<kLanes>(part[r]));
+        part[r].of[j - whole] = term(first + r, j, part[r].of[j - whole]);
+    for (int r = 0; r < kRows; ++r) done(first + r, tree<kLanes>(part[r].of));
   }
 
   template <int kLanes, typename T>
