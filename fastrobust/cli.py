@@ -9,7 +9,22 @@ from typing import Annotated
 import torch
 import typer
 
-from . import __version__, allocator, inspection, presets, report, sweep, terminal
+from . import __version__, allocator, inspection, presets, report, sweep, terminal, trained
+from .options import (
+    DataRoot,
+    DataSet,
+    Debug,
+    Device,
+    Jobs,
+    Json,
+    Limit,
+    Net,
+    Out,
+    Preset,
+    Seed,
+    Tables,
+    Threads,
+)
 from .plans import Plan
 from .train import MODEL_NAMES, slug
 
@@ -23,51 +38,6 @@ app = typer.Typer(
     "Exit codes: 0 all done, 1 some cells failed (they are named), 2 wrong use.",
     rich_markup_mode="rich",
 )
-
-DataSet = Annotated[
-    str,
-    typer.Option(
-        help="digits, mnist, fashion_mnist, cifar10, npz:PATH or folder:PATH.", metavar="NAME"
-    ),
-]
-DataRoot = Annotated[
-    Path | None, typer.Option(help="Where the files of mnist, fashion_mnist and cifar10 are.")
-]
-Preset = Annotated[
-    str,
-    typer.Option(
-        help="quick (200 test images) or paper (all of them); grids and constants are the paper's."
-    ),
-]
-Limit = Annotated[
-    int | None, typer.Option(min=1, help="Attack only the first so many test images.")
-]
-Tables = Annotated[
-    str | None, typer.Option(help="Only these tables of the paper, such as 3,5.", metavar="N,N")
-]
-Net = Annotated[
-    str | None,
-    typer.Option(help="Network: digits, 40-12, 100-12, plain-40-12, ... by default digits for "
-                 "digits and 40-12 for the others."),
-]  # fmt: skip
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="CPU threads; by default 1 for the small network digits, PyTorch's choice for others.",
-    ),
-]
-Jobs = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Processes side by side; by default 2 for digits on a CPU, 1 for others."
-    ),
-]
-Seed = Annotated[int, typer.Option(min=0, help="Of training, targets and random starts.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder; by default runs/<data set>-<preset>.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -115,7 +85,7 @@ def paper(
     plan = presets.make(preset, data_set, tables=_numbers(tables), limit=limit, seed=seed, net=net)
     out = out or _default_out(plan)
     jobs = _settle(plan, device, threads, jobs)
-    sweep.train_missing(plan, out, data_root=data_root, device=device, jobs=jobs)
+    trained.train_missing(plan, out, data_root=data_root, device=device, jobs=jobs)
     _sweep_and_report(plan, out, data_root, device, jobs, as_json)
 
 
@@ -143,14 +113,14 @@ def train(
     plan = presets.make(preset, data_set, seed=seed, net=net)
     out = out or _default_out(plan)
     jobs = _settle(plan, device, threads, jobs)
-    facts = sweep.train_missing(
+    facts = trained.train_missing(
         plan, out, names=names, data_root=data_root, device=device, jobs=jobs
     )
     if as_json:
         terminal.show_json(facts)
         return
     for name, found in facts.items():
-        print(f"{name}: accuracy {found['accuracy']:.4f}, {sweep.checkpoint_path(out, name)}")
+        print(f"{name}: accuracy {found['accuracy']:.4f}, {trained.checkpoint_path(out, name)}")
 
 
 @app.command("sweep")

@@ -16,13 +16,12 @@ import torch
 
 from . import __version__, checkpoint, data
 from .data import DataSet
-from .errors import CheckpointError
 from .jobs import helpers_on
 from .measure import Subject, measure
 from .plans import Cell, Plan
 from .progress import track
 from .store import FORMAT_VERSION, RunFolder, cell_key
-from .train import default_config, slug, train
+from .trained import checkpoint_path
 
 
 @dataclass
@@ -38,65 +37,6 @@ class Outcome:
     measured: int = 0
     reused: int = 0
     failed: list[str] = field(default_factory=list)
-
-
-def checkpoint_path(out_dir: str | os.PathLike[str], model_name: str) -> Path:
-    """Return where a run folder keeps a classifier's checkpoint.
-
-    >>> from fastrobust import sweep
-    >>> sweep.checkpoint_path("runs/digits", "R:TANH:MSE").as_posix()
-    'runs/digits/models/r-tanh-mse.safetensors'
-    """
-    return Path(out_dir) / "models" / f"{slug(model_name)}.safetensors"
-
-
-def train_missing(
-    plan: Plan,
-    out_dir: str | os.PathLike[str],
-    *,
-    names: Sequence[str] | None = None,
-    data_root: str | os.PathLike[str] | None = None,
-    device: str | torch.device = "cpu",
-    jobs: int = 1,
-) -> dict[str, dict[str, Any]]:
-    """Train the classifiers of `plan` that the run folder has no checkpoint of.
-
-    Args:
-        plan: Says data set, network and seed.
-        out_dir: The run folder.
-        names: Which classifiers, the plan's by default.
-        data_root: Where the data files are, as ``data.load`` takes it.
-        device: Where to train.
-        jobs: Number of processes that share the classifiers, as in :func:`run`.
-
-    Returns:
-        What ``checkpoint.read_facts`` says of each, by name.
-
-    Raises:
-        CheckpointError: A checkpoint in the folder is damaged, or was trained otherwise.
-    """
-    names = names or plan.models
-    missing = [name for name in names if not checkpoint_path(out_dir, name).exists()]
-    helpers = helpers_on(jobs, _train, plan, out_dir, data_root, device, missing)
-    _train(plan, out_dir, data_root, device, missing[::jobs], track)
-    for helper in helpers:
-        helper.join()
-    held_out = data.load(plan.data_set, data_root, splits=("test",))
-    wanted = {"seed": plan.seed, "digest": held_out.digest}
-    found = {}
-    for name in names:
-        path = checkpoint_path(out_dir, name)
-        if not path.exists():  # a helper died: here its error shows
-            _train(plan, out_dir, data_root, device, [name], track)
-        facts = found[name] = checkpoint.read_facts(path)
-        have = {**facts, "net": facts["config"]["net"]}
-        for key, value in {**wanted, "net": plan.net}.items():
-            if have.get(key) != value:
-                raise CheckpointError(
-                    f"{path} must be trained with {key} {value}, got {have.get(key)}; "
-                    "give another folder"
-                )
-    return found
 
 
 def run(
@@ -151,24 +91,6 @@ def _help(
     folder, tasks, subjects = _prepare(plan, out_dir, data_root, device)
     with open(os.devnull, "w") as silence:
         _measure_all(folder, [tasks[place] for place in places], subjects, silence)
-
-
-def _train(
-    plan: Plan,
-    out_dir: str | os.PathLike[str],
-    data_root: str | os.PathLike[str] | None,
-    device: str | torch.device,
-    names: Sequence[str],
-    progress: Any = None,
-) -> None:
-    """Train the classifiers of these names; without `progress` silently."""
-    if not names:
-        return
-    data_set = data.load(plan.data_set, data_root)
-    for name in names:
-        config = default_config(plan.data_set, name, net=plan.net)
-        path = checkpoint_path(out_dir, name)
-        train(data_set, name, config, path, seed=plan.seed, device=device, progress=progress)
 
 
 def _prepare(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_run import data_set, prepare
 
-from fastrobust import __version__, cli, sweep
+from fastrobust import __version__, cli, trained
 from fastrobust.plans import Cell
 
 
@@ -124,7 +124,7 @@ def make():
 
 def test_attack_on_a_checkpoint_and_on_a_callable(command, run, tmp_path, monkeypatch):
     plan, out, _ = run
-    checkpoint = sweep.checkpoint_path(out, "R:TANH:MSE")
+    checkpoint = trained.checkpoint_path(out, "R:TANH:MSE")
     (tmp_path / "my_net.py").write_text(NET)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "my_net", raising=False)
@@ -148,12 +148,12 @@ def test_info_of_this_build_and_of_a_checkpoint(command, run):
     _, out, _ = run
     code, shown, _ = command("info", "--json")
     assert code == 0 and json.loads(shown)["version"] == __version__
-    code, shown, _ = command("info", sweep.checkpoint_path(out, "O:SOFTMAX:CE"), "--json")
+    code, shown, _ = command("info", trained.checkpoint_path(out, "O:SOFTMAX:CE"), "--json")
     assert code == 0 and json.loads(shown)["seed"] == 0
 
 
 def test_paper_trains_sweeps_and_reports_then_reuses(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "default_config", short_training)
+    monkeypatch.setattr(trained, "default_config", short_training)
     words = ["paper", "--data-set", data_set(tmp_path), "--net", "digits", "--limit", 5]
     words += ["--jobs", 1]  # the short training is known to this process alone
     words += ["--tables", "4", "--out", tmp_path / "out", "--json"]
@@ -182,7 +182,7 @@ def short_training(data_set_name, model_name, **overrides):
 def test_threads(words, threads, monkeypatch):
     found = []
     monkeypatch.setattr(cli.torch, "set_num_threads", found.append)
-    monkeypatch.setattr(sweep, "train_missing", lambda *given, **named: {})
+    monkeypatch.setattr(trained, "train_missing", lambda *given, **named: {})
     with pytest.raises(SystemExit):
         cli.main(["train", *words])
     assert found == ([] if threads is None else [threads])

@@ -15,9 +15,9 @@ HEADERS_OF_TORCH = re.compile(r"#include\s*[<\"](torch|ATen|c10|pybind11)/")
 # Modules by layer, top down, as the first part of their name below fastrobust. One may import what
 # stands in a lower layer, its own layer, or the ground, which imports nothing of the package.
 LAYERS = [
-    {"__main__", "cli", "inspection", "terminal"},
+    {"__main__", "cli", "inspection", "options", "terminal"},
     {"report", "figures", "findings", "layout", "marks", "results", "tables"},
-    {"sweep", "store", "plans", "presets", "paper", "measure", "jobs"},
+    {"sweep", "trained", "store", "plans", "presets", "paper", "measure", "jobs"},
     {"train", "recipes", "resume", "data", "checkpoint"},
     {"attacks"},
     {"engine"},

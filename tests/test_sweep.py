@@ -12,7 +12,7 @@ import torch
 from tiny_run import plan as tiny_plan
 from tiny_run import prepare
 
-from fastrobust import attacks, checkpoint, data, results, sweep
+from fastrobust import attacks, checkpoint, data, results, sweep, trained
 from fastrobust.errors import CheckpointError, StoreError
 from fastrobust.measure import Subject, measure
 from fastrobust.plans import Cell
@@ -49,7 +49,7 @@ def test_rows_are_those_of_the_attack(run):
     x, y = test.x_test[: plan.limit], test.y_test[: plan.limit]
     target = attacks.random_targets(y, test.num_classes, plan.seed)
     for result in results.read(out).results:
-        model = checkpoint.load(sweep.checkpoint_path(out, result.cell.model))
+        model = checkpoint.load(trained.checkpoint_path(out, result.cell.model))
         np.testing.assert_array_equal(result.rows["clean"], model.predict(x))
         np.testing.assert_array_equal(result.rows["label"], y)
         np.testing.assert_array_equal(result.rows["index"], np.arange(len(y)))
@@ -74,7 +74,7 @@ def test_rows_are_those_of_the_attack(run):
 def test_labels_of_the_true_kind_are_given_to_the_attack(run):
     plan, out = run
     test = data.load(plan.data_set)
-    model = checkpoint.load(sweep.checkpoint_path(out, "O:SOFTMAX:CE"))
+    model = checkpoint.load(trained.checkpoint_path(out, "O:SOFTMAX:CE"))
     subject = Subject(model, test.x_test, test.y_test, 3, batch=20, seed=0)
     cell = Cell(3, "FGSM", "eps", 0.2, "O:SOFTMAX:CE", "FGSM(eps=0.2)", labels="true")
     rows = measure(cell, subject, lambda n: None).rows
@@ -151,7 +151,7 @@ def test_another_run_is_refused(run):
 def test_other_weights_are_refused(run):
     plan, out = run
     sweep.run(plan, out)
-    path = sweep.checkpoint_path(out, "R:TANH:MSE")
+    path = trained.checkpoint_path(out, "R:TANH:MSE")
     model = checkpoint.load(path)
     with torch.no_grad():
         next(model.parameters()).add_(0.1)
@@ -162,7 +162,7 @@ def test_other_weights_are_refused(run):
 
 def test_a_missing_checkpoint_is_named(run):
     plan, out = run
-    sweep.checkpoint_path(out, "R:TANH:MSE").unlink()
+    trained.checkpoint_path(out, "R:TANH:MSE").unlink()
     with pytest.raises(FileNotFoundError, match=r"r-tanh-mse\.safetensors must hold .*train"):
         sweep.run(plan, out)
     assert not (out / "run.json").exists()
@@ -170,10 +170,10 @@ def test_a_missing_checkpoint_is_named(run):
 
 def test_checkpoints_of_another_training_are_refused(run):
     plan, out = run
-    path = sweep.checkpoint_path(out, "O:SOFTMAX:CE")
+    path = trained.checkpoint_path(out, "O:SOFTMAX:CE")
     checkpoint.save(path, checkpoint.load(path), seed=5, config={"net": "tiny"})
     with pytest.raises(CheckpointError, match="must be trained with seed 0, got 5"):
-        sweep.train_missing(plan, out)
+        trained.train_missing(plan, out)
 
 
 def test_jobs_share_the_cells(run, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from fastrobust import checkpoint, heads, models, sweep
+from fastrobust import checkpoint, heads, models, trained
 from fastrobust.classifier import Classifier
 from fastrobust.codebook import Codebook
 from fastrobust.plans import Cell, Plan
@@ -36,7 +36,7 @@ def classifiers(out):
     ):
         torch.manual_seed(number)
         net = models.densenet(layers=(1, 1), growth=4, in_channels=1, num_outputs=width)
-        path = sweep.checkpoint_path(out, name)
+        path = trained.checkpoint_path(out, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.save(path, Classifier(net, head), seed=0)
 

@@ -1,0 +1,51 @@
+"""The options that several commands of the command line share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DataSet = Annotated[
+    str,
+    typer.Option(
+        help="digits, mnist, fashion_mnist, cifar10, npz:PATH or folder:PATH.", metavar="NAME"
+    ),
+]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Where the files of mnist, fashion_mnist and cifar10 are.")
+]
+Preset = Annotated[
+    str,
+    typer.Option(
+        help="quick (200 test images) or paper (all of them); grids and constants are the paper's."
+    ),
+]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Attack only the first so many test images.")
+]
+Tables = Annotated[
+    str | None, typer.Option(help="Only these tables of the paper, such as 3,5.", metavar="N,N")
+]
+Net = Annotated[
+    str | None,
+    typer.Option(help="Network: digits, 40-12, 100-12, plain-40-12, ... by default digits for "
+                 "digits and 40-12 for the others."),
+]  # fmt: skip
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="CPU threads; by default 1 for the small network digits, PyTorch's choice for others.",
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Processes side by side; by default 2 for digits on a CPU, 1 for others."
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of training, targets and random starts.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder; by default runs/<data set>-<preset>.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

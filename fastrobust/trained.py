@@ -1,0 +1,92 @@
+"""The classifiers of a run folder: where their checkpoints are, and training what is missing."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import checkpoint, data
+from .errors import CheckpointError
+from .jobs import helpers_on
+from .plans import Plan
+from .progress import track
+from .train import default_config, slug, train
+
+
+def checkpoint_path(out_dir: str | os.PathLike[str], model_name: str) -> Path:
+    """Return where a run folder keeps a classifier's checkpoint.
+
+    >>> from fastrobust import trained
+    >>> trained.checkpoint_path("runs/digits", "R:TANH:MSE").as_posix()
+    'runs/digits/models/r-tanh-mse.safetensors'
+    """
+    return Path(out_dir) / "models" / f"{slug(model_name)}.safetensors"
+
+
+def train_missing(
+    plan: Plan,
+    out_dir: str | os.PathLike[str],
+    *,
+    names: Sequence[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    device: str | torch.device = "cpu",
+    jobs: int = 1,
+) -> dict[str, dict[str, Any]]:
+    """Train the classifiers of `plan` that the run folder has no checkpoint of.
+
+    Args:
+        plan: Says data set, network and seed.
+        out_dir: The run folder.
+        names: Which classifiers, the plan's by default.
+        data_root: Where the data files are, as ``data.load`` takes it.
+        device: Where to train.
+        jobs: Number of processes that share the classifiers, as in :func:`fastrobust.sweep.run`.
+
+    Returns:
+        What ``checkpoint.read_facts`` says of each, by name.
+
+    Raises:
+        CheckpointError: A checkpoint in the folder is damaged, or was trained otherwise.
+    """
+    names = names or plan.models
+    missing = [name for name in names if not checkpoint_path(out_dir, name).exists()]
+    helpers = helpers_on(jobs, _train, plan, out_dir, data_root, device, missing)
+    _train(plan, out_dir, data_root, device, missing[::jobs], track)
+    for helper in helpers:
+        helper.join()
+    held_out = data.load(plan.data_set, data_root, splits=("test",))
+    wanted = {"seed": plan.seed, "digest": held_out.digest}
+    found = {}
+    for name in names:
+        path = checkpoint_path(out_dir, name)
+        if not path.exists():  # a helper died: here its error shows
+            _train(plan, out_dir, data_root, device, [name], track)
+        facts = found[name] = checkpoint.read_facts(path)
+        have = {**facts, "net": facts["config"]["net"]}
+        for key, value in {**wanted, "net": plan.net}.items():
+            if have.get(key) != value:
+                raise CheckpointError(
+                    f"{path} must be trained with {key} {value}, got {have.get(key)}; "
+                    "give another folder"
+                )
+    return found
+
+
+def _train(
+    plan: Plan,
+    out_dir: str | os.PathLike[str],
+    data_root: str | os.PathLike[str] | None,
+    device: str | torch.device,
+    names: Sequence[str],
+    progress: Any = None,
+) -> None:
+    """Train the classifiers of these names; without `progress` silently."""
+    if not names:
+        return
+    data_set = data.load(plan.data_set, data_root)
+    for name in names:
+        config = default_config(plan.data_set, name, net=plan.net)
+        path = checkpoint_path(out_dir, name)
+        train(data_set, name, config, path, seed=plan.seed, device=device, progress=progress)
