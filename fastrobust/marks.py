@@ -7,6 +7,7 @@ attack that does worse with more budget, one step that beats many, a success tha
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from .attacks import from_repr
 from .results import Result, Run
 
 IMAGES_FORGIVEN = 2  # a difference of two images may be chance at any size of the sample
@@ -93,7 +94,8 @@ def _one_steps(results: Iterable[Result]) -> Iterator[tuple[Result, Mark]]:
 
 
 def _is_one_step(result: Result) -> bool:
-    return str(result.cell.attack).startswith("FGSM(")
+    attack = result.cell.attack
+    return attack is not None and getattr(from_repr(attack), "steps", None) == 1
 
 
 def _clearly_worse(result: Result, than: Result) -> bool:

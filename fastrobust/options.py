@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
+from .data import NAMES
+
 DataSet = Annotated[
     str,
-    typer.Option(
-        help="digits, mnist, fashion_mnist, cifar10, npz:PATH or folder:PATH.", metavar="NAME"
-    ),
+    typer.Option(help=f"{', '.join(NAMES)}, npz:PATH or folder:PATH.", metavar="NAME"),
 ]
 DataRoot = Annotated[
-    Path | None, typer.Option(help="Where the files of mnist, fashion_mnist and cifar10 are.")
+    Path | None, typer.Option(help=f"Where the files of {', '.join(NAMES[1:])} are.")
 ]
 Preset = Annotated[
     str,

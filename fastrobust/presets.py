@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from . import attacks, paper
 from .plans import Cell, Plan
-from .train import MODEL_NAMES
+from .recipes import MODEL_NAMES, default_config
 
 
 class _Column(NamedTuple):
@@ -98,7 +98,7 @@ def make(
         tables: Which of Tables 3, 4 and 5; all by default.
         limit: Number of images instead of the preset's.
         seed: Of training, targets and random starts.
-        net: Name of the network; ``"digits"`` for digits, ``"40-12"`` for the others by default.
+        net: Name of the network; that of the data set's training recipe by default.
 
     Raises:
         ValueError: The preset or a table is unknown, or a number is out of range.
@@ -118,7 +118,7 @@ def make(
     return Plan(
         data_set=data_set,
         preset=preset,
-        net=net or ("digits" if data_set == "digits" else "40-12"),
+        net=net or default_config(data_set, MODEL_NAMES[0]).net,
         cells=tuple(cell for table in sorted(set(chosen)) for cell in _cells(table)),
         seed=seed,
         notes=_NOTES,

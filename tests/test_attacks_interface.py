@@ -168,6 +168,23 @@ def test_the_verdict_is_on_the_image_as_it_is_returned():
     assert torch.equal(rounded.adv, x.half()) and not rounded.success.any()
 
 
+def test_a_new_attack_is_told_what_it_lacks():
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True)
+    class Shown(FGSM):
+        pass
+
+    @dataclass(frozen=True, repr=False)
+    class Unchecked(FGSM):
+        share: float = 0.5
+
+    with pytest.raises(TypeError, match="Shown must be a dataclass with repr=False"):
+        Shown(eps=0.1)
+    with pytest.raises(TypeError, match="Unchecked must have a check of 'share'"):
+        Unchecked(eps=0.1)
+
+
 def test_an_unknown_field_is_named_beside_the_known_ones():
     with pytest.raises(TypeError, match=r"FGSM must have fields among eps, loss, clip, got 'epz'"):
         from_repr("FGSM(epz=0.1)")

@@ -36,7 +36,17 @@ class Attack(Generic[S]):
 
     def __post_init__(self) -> None:
         """Check every field and give it its plain type, so that equal attacks have one repr."""
+        kind = type(self)
+        if kind.__repr__ is not Attack.__repr__:
+            raise TypeError(
+                f"{kind.__name__} must be a dataclass with repr=False: an attack's repr is its "
+                "identity, and leaves out defaults"
+            )
         for name in self.__dataclass_fields__:  # type: ignore[attr-defined]
+            if name not in CHECKS:
+                raise TypeError(
+                    f"{kind.__name__} must have a check of {name!r} in attacks/fields.py, got none"
+                )
             object.__setattr__(self, name, CHECKS[name](name, getattr(self, name)))
 
     def __repr__(self) -> str:
