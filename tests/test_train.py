@@ -48,8 +48,17 @@ def weights(path):
     return checkpoint.read_facts(path)["weights_digest"]
 
 
+@pytest.fixture
+def one_thread():
+    """What the command line trains digits with: the weights depend on the number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("model_name", train.MODEL_NAMES)
-def test_the_papers_models_learn_digits(digits, path, model_name):
+def test_the_papers_models_learn_digits(digits, path, model_name, one_thread):
     model = train.train(digits, model_name, train.default_config("digits", model_name), path)
     accuracy = (model.predict(digits.x_test) == digits.y_test).double().mean().item()
     assert accuracy >= 0.985
