@@ -1,5 +1,6 @@
-"""Run every benchmark of this folder."""
+"""Run every benchmark of this folder; options are those of bench_ops."""
 
-from .bench_ops import main
+from . import bench_allocator, bench_ops
 
-main()
+bench_ops.main()
+bench_allocator.main([])

@@ -9,9 +9,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def keep_freed_memory() -> bool:
     """Let glibc keep what a network frees instead of giving the pages back to the kernel.
 
-    Every step of an attack frees and asks for the same activations; faulting their pages in again
-    was 10-20% of the time of a small DenseNet on a CPU, and without it a step took 0.7 times as
-    long (PGD on 200 digits, one thread).
+    Every step of an attack frees and asks for the same activations, and faulting their pages in
+    again costs a small network a quarter of its time (benches/bench_allocator.py).
 
     Returns:
         Whether the allocator took it: False with another C library, where nothing changes.

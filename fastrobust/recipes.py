@@ -15,10 +15,10 @@ class TrainConfig:
 
     Attributes:
         net: the network by name, see :func:`fastrobust.models.by_name`.
-        epochs: passes over the training images: 25 lose half a point on digits.
+        epochs: passes over the training images; 25 gave up to a point less on digits.
         batch_size: at most this many images a step: 64 is DenseNet's (arXiv 1608.06993, 4.2).
         peak_lr: highest learning rate of the one cycle (arXiv 1708.07120): a short training wants
-            a high one, 0.1 loses half a point on digits.
+            a high one.
         warm_up: share of the steps that climb to the peak: a squared error on softmax or tanh
             units has no gradient where they saturate, so steps start small.
         momentum: Nesterov momentum, DenseNet's.
