@@ -1,4 +1,4 @@
-"""What keeping freed memory saves the command line on a small network, in processes that take turns.
+"""What keeping freed memory saves the command line on a small network; processes take turns.
 
 Run ``python -m benches.bench_allocator [--runs 5]``.
 """
