@@ -304,11 +304,11 @@ void step_(Tensor x, Tensor x0, Tensor grad, optional<Tensor> momentum, const st
   });
 }
 
-void cw_step_(Tensor x, Tensor w, Tensor m, Tensor v, Tensor best, Tensor best_l2, Tensor best_f,
-              Tensor loss, Tensor c, Tensor lower, Tensor upper, Tensor t, Tensor search,
-              Tensor found, Tensor won, Tensor x0, Tensor grad, Tensor f, Tensor hit, Tensor hasty,
-              int64_t iterations, int64_t searches, int64_t patience, double learning_rate,
-              double abort_from, double lo, double hi) {
+void cw_step_(Tensor x, Tensor w, Tensor m, Tensor v, Tensor origin, Tensor best, Tensor best_l2,
+              Tensor best_f, Tensor loss, Tensor c, Tensor lower, Tensor upper, Tensor t,
+              Tensor search, Tensor found, Tensor won, Tensor x0, Tensor grad, Tensor f, Tensor hit,
+              Tensor hasty, int64_t iterations, int64_t searches, int64_t patience,
+              double learning_rate, double abort_from, double lo, double hi) {
   require_floating(x, "x");
   require<py::value_error>(x.dim() >= 1, "x must have shape (N, ...), got a single number");
   require<py::value_error>(lo < hi && std::isfinite(lo) && std::isfinite(hi),
@@ -318,8 +318,12 @@ void cw_step_(Tensor x, Tensor w, Tensor m, Tensor v, Tensor best, Tensor best_l
                            iterations, ", ", searches, " and ", patience);
   const int64_t N = x.size(0);
   const at::IntArrayRef row(&N, 1);
-  for (auto [tensor, name] :
-       {std::pair{&x, "x"}, {&w, "w"}, {&m, "m"}, {&v, "v"}, {&best, "best"}}) {
+  for (auto [tensor, name] : {std::pair{&x, "x"},
+                              {&w, "w"},
+                              {&m, "m"},
+                              {&v, "v"},
+                              {&origin, "origin"},
+                              {&best, "best"}}) {
     require_shape(*tensor, name, x.sizes());
     input(*tensor, name, x, "x");
     prepare_in_place(*tensor, name);
@@ -360,6 +364,7 @@ void cw_step_(Tensor x, Tensor w, Tensor m, Tensor v, Tensor best, Tensor best_l
                       out<T>(w),
                       out<T>(m),
                       out<T>(v),
+                      out<T>(origin),
                       in<T>(x0),
                       in<T>(grad),
                       in<T>(f),

@@ -18,13 +18,14 @@ struct CwStepArgs {
   T* w;                // [N, n] in, out: x = lo + (hi - lo) (tanh(w) + 1) / 2
   T* m;                // [N, n] in, out: Adam's first moment; not read at iteration 0
   T* v;                // [N, n] in, out: its second moment
+  T* origin;           // [N, n] in, out: x at iteration 0, whose distance counts
   const T* x0;         // [N, n] clean image
   const T* grad;       // [N, n] gradient of f by x
   const T* f;          // [N] the loss: the hinge without its max, plus the confidence
   const bool* hit;     // [N] whether x passes the attack's own test
   const bool* hasty;   // [N] whether the first success ends the row
   T* best;             // [N, n] in, out: the best image so far
-  T* best_l2;          // [N] in, out: its squared distance, to the image at iteration 0
+  T* best_l2;          // [N] in, out: its squared distance to the origin
   T* best_f;           // [N] in, out: its loss while nothing has succeeded
   T* loss;             // [N] in, out: the loss that an abort compares with
   T* c;                // [N] in, out: weight of f
@@ -122,11 +123,11 @@ FR_HD CwRow<T> judged(const CwStepArgs<T>& a, int64_t row, T l2) {
 
 // Puts a row at iteration 0.
 template <typename T, typename Team>
-FR_HD void place(T* x, T* w, const T* x0, int64_t n, Box<T> box, Team team) {
+FR_HD void place(T* x, T* w, T* origin, const T* x0, int64_t n, Box<T> box, Team team) {
   team.each(n, [=](int64_t j) FR_LAMBDA {
     const T start = pulled(x0[j], box);
     w[j] = (log1plus(start) - log1plus(-start)) / 2;  // atanh
-    x[j] = from_tanh(start, box);
+    x[j] = origin[j] = from_tanh(tanh_slope(w[j]).value, box);
   });
 }
 
@@ -136,10 +137,10 @@ FR_HD void compute_row(const CwStepArgs<T>& a, int64_t row, Team team, T* scratc
   const int64_t n = a.n;
   const Box<T> box = a.box;
   T *x = a.x + row * n, *w = a.w + row * n, *m = a.m + row * n, *v = a.v + row * n;
-  T* best = a.best + row * n;
+  T *best = a.best + row * n, *origin = a.origin + row * n;
   const T *x0 = a.x0 + row * n, *g = a.grad + row * n;
   if (a.search[row] < 0) {
-    place(x, w, x0, n, box, team);
+    place(x, w, origin, x0, n, box, team);
     team.sync();
     if (team.leader()) a.search[row] = 0;
     return;
@@ -147,7 +148,7 @@ FR_HD void compute_row(const CwStepArgs<T>& a, int64_t row, Team team, T* scratc
   team.template sums<kPixelLanes, T>(
       1, n,
       [=](int64_t, int64_t j, T acc) FR_LAMBDA {
-        const T gap = x[j] - from_tanh(pulled(x0[j], box), box);
+        const T gap = x[j] - origin[j];
         return fused(gap, gap, acc);
       },
       [=](int64_t, T sum) FR_LAMBDA { scratch[0] = sum; });
@@ -159,14 +160,14 @@ FR_HD void compute_row(const CwStepArgs<T>& a, int64_t row, Team team, T* scratc
   team.sync();
   if (s.better) team.each(n, [=](int64_t j) FR_LAMBDA { best[j] = x[j]; });
   if (s.ended) {
-    place(x, w, x0, n, box, team);
+    place(x, w, origin, x0, n, box, team);
   } else {
     // Adam in the form of TensorFlow 1: epsilon is added outside of the bias correction.
     const T rate =
         a.learning_rate * static_cast<T>(root(1 - power(0.999, step)) / (1 - power(0.9, step)));
     const T push = s.f > 0 ? weight : T(0), half = (box.hi - box.lo) / 2;
     team.each(n, [=](int64_t j) FR_LAMBDA {
-      const T gap = x[j] - from_tanh(pulled(x0[j], box), box);
+      const T gap = x[j] - origin[j];
       const T slope = half * tanh_slope(w[j]).slope;
       const T dw = (push > 0 ? fused(push, g[j], 2 * gap) : 2 * gap) * slope;
       m[j] = fused(T(0.9), first ? T(0) : m[j], T(0.1) * dw);

@@ -18,8 +18,9 @@ struct Samples {
   static constexpr int64_t N = 5, K = 10, d = 131, n = 300;
   std::vector<T> z = random(N * d, 3), vectors = random(K * d, 1), x = random(N * n, 1),
                  x0 = random(N * n, 1), grad = random(N * n, 1), momentum = random(N * n, 1),
-                 w = random(N * n, 2), m = random(N * n, 1), v = std::vector<T>(N * n, T(0.5)),
-                 number = std::vector<T>(7 * N), out = std::vector<T>(2 * N + N * d);
+                 w = random(N * n, 2), m = random(N * n, 1), origin = random(N * n, 1),
+                 v = std::vector<T>(N * n, T(0.5)), number = std::vector<T>(7 * N),
+                 out = std::vector<T>(2 * N + N * d);
   std::vector<int64_t> count{0, 7, 10, 19, 3, 0, 0, 1, 2, 3};
   bool flag[4 * N] = {false, true, false, true};
   std::vector<int64_t> y{0, 9, 3, 3, 7}, index = std::vector<int64_t>(N);
@@ -74,6 +75,7 @@ struct Samples {
             w.data(),
             m.data(),
             v.data(),
+            origin.data(),
             x0.data(),
             grad.data(),
             f,
@@ -126,7 +128,8 @@ struct Samples {
       const auto* first = reinterpret_cast<const unsigned char*>(std::data(v));
       all.insert(all.end(), first, first + std::size(v) * sizeof(v[0]));
     };
-    append(out), append(index), append(x), append(momentum), append(w), append(m), append(v);
+    append(out), append(index), append(x), append(momentum), append(w), append(m), append(v),
+        append(origin);
     append(number), append(count), append(flag);
     return all;
   }

@@ -23,8 +23,9 @@ class CwRows:
         w: (N, ...) the same in tanh space: x = lo + (hi - lo) (tanh(w) + 1) / 2.
         m: (N, ...) Adam's first moment.
         v: (N, ...) Adam's second moment.
+        origin: (N, ...) images at iteration 0, whose distance counts: x0 a little inside the box.
         best: (N, ...) the success of least distance, before any the image of least loss.
-        best_l2: (N,) squared distance of `best` to the image at iteration 0; inf before any.
+        best_l2: (N,) squared distance of `best` to the origin; inf before any.
         best_f: (N,) its loss.
         loss: (N,) the objective that the next look at its progress compares with.
         const: (N,) weight c of the loss.
@@ -42,6 +43,7 @@ class CwRows:
     w: Tensor
     m: Tensor
     v: Tensor
+    origin: Tensor
     best: Tensor
     best_l2: Tensor
     best_f: Tensor
@@ -64,7 +66,7 @@ class CwRows:
             abort_from: what the first look at the progress compares with.
         """
         row, false = torch.zeros_like(const), torch.zeros_like(const, dtype=torch.bool)
-        images = {name: torch.zeros_like(x0) for name in ("w", "m", "v")}
+        images = {name: torch.zeros_like(x0) for name in ("w", "m", "v", "origin")}
         return cls(
             x0=x0, hasty=false, x=x0.clone(), **images, best=x0.clone(),
             best_l2=row + math.inf, best_f=row + math.inf, loss=row + abort_from,
@@ -92,14 +94,14 @@ def cw_step_(
 ) -> None:
     """Judge the images that were asked about, then move every row, in place.
 
-    With squared distance l2 to the image at iteration 0 and objective l2 + c max(f, 0):
+    With squared distance l2 to the origin and objective l2 + c max(f, 0):
 
-    1. Every `patience` iterations the objective must have fallen below 0.9999 times what it was, or
-       this step of the search ends before the image is judged.
-    2. A hit is kept if it is the first or the nearest; without any, the image of least loss is kept.
-    3. After `iterations` the step of the search ends: c goes halfway between the largest that failed
-       and the smallest that succeeded, or to 10 c while none has; the row starts anew from x0.
-       With 10 steps or more the last one takes the smallest c that succeeded.
+    1. Every `patience` iterations the objective must have fallen below 0.9999 times what it was,
+       or this step of the search ends before the image is judged.
+    2. A hit is kept if it is the first or the nearest; without any, the image of least loss is.
+    3. After `iterations` the step of the search ends: c goes halfway between the largest that
+       failed and the smallest that succeeded, or to 10 c while none has; the row starts anew from
+       x0. With 10 steps or more the last one takes the smallest c that succeeded.
     4. Otherwise Adam takes a step on w, in TensorFlow's form (epsilon outside of the correction).
 
     This is cleverhans v2.1.0's CarliniWagnerL2, image by image: a row depends on itself alone, bit
@@ -141,14 +143,15 @@ def cw_step_(
 
 @torch.library.custom_op("fastrobust::cw_step_", mutates_args=_WRITTEN)
 def _cw_step(
-    x: Tensor, w: Tensor, m: Tensor, v: Tensor, best: Tensor, best_l2: Tensor, best_f: Tensor,
-    loss: Tensor, const: Tensor, lower: Tensor, upper: Tensor, t: Tensor, search: Tensor,
-    found: Tensor, won: Tensor, x0: Tensor, grad: Tensor, f: Tensor, hit: Tensor, hasty: Tensor,
+    x: Tensor, w: Tensor, m: Tensor, v: Tensor, origin: Tensor, best: Tensor, best_l2: Tensor,
+    best_f: Tensor, loss: Tensor, const: Tensor, lower: Tensor, upper: Tensor, t: Tensor,
+    search: Tensor, found: Tensor, won: Tensor, x0: Tensor, grad: Tensor, f: Tensor, hit: Tensor,
+    hasty: Tensor,
     iterations: int, searches: int, patience: int, learning_rate: float, abort_from: float,
     lo: float, hi: float,
 ) -> None:  # fmt: skip
     kernels.cw_step_(
-        x, w, m, v, best, best_l2, best_f, loss, const, lower, upper, t, search, found, won,
+        x, w, m, v, origin, best, best_l2, best_f, loss, const, lower, upper, t, search, found, won,
         x0, grad, f, hit, hasty,
         iterations, searches, patience, learning_rate, abort_from, lo, hi,
     )  # fmt: skip
@@ -198,10 +201,10 @@ def cw_step_ref_(
     r, none = rows, torch.zeros_like(rows.won)
     beside = (-1, *[1] * (r.x.dim() - 1))
     start = 0.999999 * (2 * ((r.x0 - lo) / (hi - lo)).clamp(0, 1) - 1)
-    origin = (start + 1) / 2 * (hi - lo) + lo
+    origin = (start.atanh().tanh() + 1) / 2 * (hi - lo) + lo
     fresh, live = r.search < 0, (r.search >= 0) & (r.search < searches)
 
-    gap = r.x - origin
+    gap = r.x - r.origin
     l2 = gap.flatten(1).square().sum(1)
     hinge = torch.where(f > 0, f, 0)
     objective = l2 + r.const * hinge
@@ -236,6 +239,7 @@ def cw_step_ref_(
     r.v.copy_(torch.where(moves, v, r.v))
     r.w.copy_(torch.where(placed, start.atanh(), torch.where(moves, w, r.w)))
     moved = (w.tanh() + 1) / 2 * (hi - lo) + lo
+    r.origin.copy_(torch.where(placed, origin, r.origin))
     r.x.copy_(torch.where(placed, origin, torch.where(moves, moved, r.x)))
 
     upper = torch.where(ended & r.found, torch.minimum(r.upper, r.const), r.upper)

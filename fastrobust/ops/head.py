@@ -37,7 +37,8 @@ def head(
     greatest score, as in ``torch.argmax``; NaN and infinite z give the NaN and infinities that
     :func:`head_ref` gives. Slopes keep full relative precision where tanh or a probability rounds
     to 1 and the reference's gradient to 0. With K = 1: margin +inf, ``ce`` and ``cw`` 0, ``margin``
-    and the distances -inf, with gradient 0. On a GPU a y out of range gives NaN in its row, not an error.
+    and the distances -inf, with gradient 0. On a GPU a y out of range gives NaN in its row, not an
+    error.
 
     Args:
         z: (N, d) pre-activations, float32 or float64.
