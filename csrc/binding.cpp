@@ -328,14 +328,17 @@ void cw_step_(Tensor x, Tensor w, Tensor m, Tensor v, Tensor origin, Tensor best
     input(*tensor, name, x, "x");
     prepare_in_place(*tensor, name);
   }
-  for (auto [tensor, name] : {std::pair{&best_l2, "best_l2"},
-                              {&best_f, "best_f"},
-                              {&loss, "loss"},
-                              {&c, "const"},
-                              {&lower, "lower"},
-                              {&upper, "upper"}}) {
+  for (auto [tensor, name] :
+       {std::pair{&best_l2, "best_l2"}, {&best_f, "best_f"}, {&loss, "loss"}}) {
     require_shape(*tensor, name, row);
     input(*tensor, name, x, "x");
+    prepare_in_place(*tensor, name);
+  }
+  for (auto [tensor, name] : {std::pair{&c, "const"}, {&lower, "lower"}, {&upper, "upper"}}) {
+    require<py::type_error>(tensor->scalar_type() == at::kDouble, name, " must be float64, got ",
+                            dtype(*tensor));
+    require_shape(*tensor, name, row);
+    require_on(*tensor, name, x, "x");
     prepare_in_place(*tensor, name);
   }
   for (auto [tensor, name] : {std::pair{&t, "t"}, {&search, "search"}}) {
@@ -374,9 +377,9 @@ void cw_step_(Tensor x, Tensor w, Tensor m, Tensor v, Tensor origin, Tensor best
                       out<T>(best_l2),
                       out<T>(best_f),
                       out<T>(loss),
-                      out<T>(c),
-                      out<T>(lower),
-                      out<T>(upper),
+                      out<double>(c),
+                      out<double>(lower),
+                      out<double>(upper),
                       out<int64_t>(t),
                       out<int64_t>(search),
                       out<bool>(found),

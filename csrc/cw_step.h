@@ -14,23 +14,24 @@ namespace fastrobust {
 template <typename T>
 struct CwStepArgs {
   using Scalar = T;
-  T* x;                // [N, n] in: image that the network was asked about; out: the next one
-  T* w;                // [N, n] in, out: x = lo + (hi - lo) (tanh(w) + 1) / 2
-  T* m;                // [N, n] in, out: Adam's first moment; not read at iteration 0
-  T* v;                // [N, n] in, out: its second moment
-  T* origin;           // [N, n] in, out: x at iteration 0, whose distance counts
-  const T* x0;         // [N, n] clean image
-  const T* grad;       // [N, n] gradient of f by x
-  const T* f;          // [N] the loss: the hinge without its max, plus the confidence
-  const bool* hit;     // [N] whether x passes the attack's own test
-  const bool* hasty;   // [N] whether the first success ends the row
-  T* best;             // [N, n] in, out: the best image so far
-  T* best_l2;          // [N] in, out: its squared distance to the origin
-  T* best_f;           // [N] in, out: its loss while nothing has succeeded
-  T* loss;             // [N] in, out: the loss that an abort compares with
-  T* c;                // [N] in, out: weight of f
-  T* lower;            // [N] in, out: largest c that failed
-  T* upper;            // [N] in, out: smallest c that succeeded
+  T* x;               // [N, n] in: image that the network was asked about; out: the next one
+  T* w;               // [N, n] in, out: x = lo + (hi - lo) (tanh(w) + 1) / 2
+  T* m;               // [N, n] in, out: Adam's first moment; not read at iteration 0
+  T* v;               // [N, n] in, out: its second moment
+  T* origin;          // [N, n] in, out: x at iteration 0, whose distance counts
+  const T* x0;        // [N, n] clean image
+  const T* grad;      // [N, n] gradient of f by x
+  const T* f;         // [N] the loss: the hinge without its max, plus the confidence
+  const bool* hit;    // [N] whether x passes the attack's own test
+  const bool* hasty;  // [N] whether its first success ends the row
+  T* best;            // [N, n] in, out: the best image so far
+  T* best_l2;         // [N] in, out: its squared distance to the origin
+  T* best_f;          // [N] in, out: its loss while nothing has succeeded
+  T* loss;            // [N] in, out: the loss that an abort compares with
+  // c is float64, so that tenfold and halved values are the same in whatever order they are met.
+  double* c;           // [N] in, out: weight of f
+  double* lower;       // [N] in, out: largest c that failed
+  double* upper;       // [N] in, out: smallest c that succeeded
   int64_t* t;          // [N] in, out: iteration within this step of the search
   int64_t* search;     // [N] in, out: step of the search, -1 before the first; done at `searches`
   bool* found;         // [N] in, out: whether this step of the search has succeeded
@@ -76,7 +77,8 @@ constexpr int64_t scratch_size(const CwStepArgs<T>&) {
 // Where a row stands, read by the whole team before its leader writes it back.
 template <typename T>
 struct CwRow {
-  T l2, f, c, lower, upper, loss;
+  T l2, f, loss;
+  double c, lower, upper;
   int64_t t, search;
   bool found, won, better, ended;
 };
@@ -85,10 +87,10 @@ struct CwRow {
 // step of it ends.
 template <typename T>
 FR_HD CwRow<T> judged(const CwStepArgs<T>& a, int64_t row, T l2) {
-  CwRow<T> s{l2,       a.f[row],      a.c[row],     a.lower[row], a.upper[row], a.loss[row],
-             a.t[row], a.search[row], a.found[row], a.won[row],   false,        false};
+  CwRow<T> s{l2,       a.f[row],      a.loss[row],  a.c[row],   a.lower[row], a.upper[row],
+             a.t[row], a.search[row], a.found[row], a.won[row], false,        false};
   const T hinge = s.f > 0 ? s.f : T(0);
-  const T loss = fused(s.c, hinge, l2);
+  const T loss = fused(static_cast<T>(s.c), hinge, l2);
   bool aborted = false;
   if (a.patience > 0 && s.t % a.patience == 0) {
     aborted = loss > T(0.9999) * s.loss;  // then the image is not judged any more
@@ -109,12 +111,11 @@ FR_HD CwRow<T> judged(const CwStepArgs<T>& a, int64_t row, T l2) {
     s.upper = s.upper < s.c ? s.upper : s.c;
   else
     s.lower = s.lower > s.c ? s.lower : s.c;
-  const bool bracketed = s.upper < T(kNoUpper / 10);
+  const bool bracketed = s.upper < kNoUpper / 10;
   s.c = bracketed ? (s.lower + s.upper) / 2 : (s.found ? s.c : s.c * 10);
   ++s.search;
   // A long search ends at the smallest c known to succeed.
   if (a.searches >= 10 && s.search == a.searches - 1) s.c = s.upper;
-  if (s.won && a.hasty[row]) s.search = a.searches;
   s.t = 0;
   s.found = false;
   s.loss = a.abort_from;
@@ -133,7 +134,7 @@ FR_HD void place(T* x, T* w, T* origin, const T* x0, int64_t n, Box<T> box, Team
 
 template <typename T, typename Team>
 FR_HD void compute_row(const CwStepArgs<T>& a, int64_t row, Team team, T* scratch) {
-  if (a.search[row] >= a.searches) return;
+  if (a.search[row] >= a.searches || (a.hasty[row] && a.won[row])) return;
   const int64_t n = a.n;
   const Box<T> box = a.box;
   T *x = a.x + row * n, *w = a.w + row * n, *m = a.m + row * n, *v = a.v + row * n;
@@ -153,7 +154,7 @@ FR_HD void compute_row(const CwStepArgs<T>& a, int64_t row, Team team, T* scratc
       },
       [=](int64_t, T sum) FR_LAMBDA { scratch[0] = sum; });
   team.sync();
-  const T weight = a.c[row];
+  const T weight = static_cast<T>(a.c[row]);
   const bool first = a.t[row] == 0;
   const int64_t step = a.t[row] + 1;
   const CwRow<T> s = judged(a, row, scratch[0]);

@@ -41,9 +41,20 @@ def labels(
     return y.long()
 
 
-def per_row(value: float | Tensor, like: Tensor, name: str) -> Tensor:
-    """Return `value` as (N,), one finite number >= 0 per row, in the dtype and device of `like`."""
-    count = len(like)
+def per_row(
+    value: float | Tensor,
+    like: Tensor,
+    name: str,
+    *,
+    positive: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return `value` as (N,), one finite number per row, in the dtype and device of `like`.
+
+    The numbers are >= 0, or > 0 where they must be `positive`; `dtype` takes the place of like's.
+    """
+    dtype = dtype or like.dtype
+    count, least = len(like), "> 0" if positive else ">= 0"
     if isinstance(value, Tensor) and value.dim() > 0:
         if tuple(value.shape) != (count,):
             raise ValueError(
@@ -51,12 +62,12 @@ def per_row(value: float | Tensor, like: Tensor, name: str) -> Tensor:
             )
         if value.device != like.device:
             raise RuntimeError(f"{name} must be on {like.device}, got {value.device}")
-        rows = value.detach().to(like.dtype)
-        bad = rows[~(torch.isfinite(rows) & (rows >= 0))]
+        rows = value.detach().to(dtype)
+        bad = rows[~(torch.isfinite(rows) & (rows > 0 if positive else rows >= 0))]
         if len(bad):
-            raise ValueError(f"{name} must be finite and >= 0 in every row, got {float(bad[0])}")
+            raise ValueError(f"{name} must be finite and {least} in every row, got {float(bad[0])}")
         return rows
     number = float(value)
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"{name} must be finite and >= 0, got {number}")
-    return torch.full((count,), number, dtype=like.dtype, device=like.device)
+    if not (math.isfinite(number) and (number > 0 if positive else number >= 0)):
+        raise ValueError(f"{name} must be finite and {least}, got {number}")
+    return torch.full((count,), number, dtype=dtype, device=like.device)

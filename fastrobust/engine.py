@@ -46,10 +46,15 @@ class Oracle:
     """Answers questions about rows of one classifier; made by :func:`oracle`.
 
     Rows are independent: a question is asked in chunks of ``CHUNK_PIXELS``.
+
+    Attributes:
+        classifier: whom it asks.
+        evaluations: forwards and backwards of one row that it has asked for.
     """
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
+        self.evaluations = 0
         parameter = next((p for p in classifier.parameters() if p.is_floating_point()), None)
         self._dtype = None if parameter is None else parameter.dtype
 
@@ -105,6 +110,7 @@ class Oracle:
             raise ValueError("the model's output must be differentiable by its input, got no graph")
         value, cotangent, decision = judge(self.head, z.detach(), y, loss, label)
         cotangent = cotangent * sign.to(z.dtype)[:, None]
+        self.evaluations += len(x)
         # float16 has no room for the small gradients of a mean squared error.
         unit = _peak(cotangent) if self._dtype is torch.float16 else None
         (grad,) = torch.autograd.grad(z, x, cotangent if unit is None else cotangent / unit)
@@ -122,6 +128,7 @@ class Oracle:
         return Answer(z, value * sign.to(z.dtype), z[:, :0], decision, ~z.isnan().any(1))
 
     def _pre_activation(self, x: Tensor) -> Tensor:
+        self.evaluations += len(x)
         return self.classifier.pre_activation(x if self._dtype is None else x.to(self._dtype))
 
 

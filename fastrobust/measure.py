@@ -1,159 +1,157 @@
-"""Measures one cell: an attack over the held-out images of one classifier, in constant shapes."""
+"""Measures cells: those of one classifier that share an attack, together; each by itself where not.
 
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+A group of cells differs in the budget of its rows alone (eps, the first c), or in how long they
+run; its rows share the slots. ``flows.py`` says what else they share.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from . import attacks
-from .classifier import Classifier
+from . import attacks, slots
+from .columns import Columns, Measurement, images_kept
+from .engine import oracle
+from .flows import Rows, Savings, Searches, Start
 from .plans import Cell
-from .store import IMAGES_KEPT
+from .subject import Subject
+
+Done = Callable[[Cell, Measurement], None]
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A classifier and the held-out images that it is judged on.
-
-    Attributes:
-        model: The classifier, on the device where x is.
-        x: Images (N, C, H, W) with pixels in [0, 1].
-        y: True labels (N,).
-        num_classes: Number of classes.
-        batch: Rows the network gets at once; the last batch is filled up with copies of its last
-            row, so that no result depends on how many images there are.
-        seed: Of targets and random starts.
-    """
-
-    model: Classifier
-    x: Tensor
-    y: Tensor
-    num_classes: int
-    batch: int
-    seed: int
-
-    def batches(self) -> Iterator[tuple[Tensor, int]]:
-        """Yield the places (batch,) of the images of every batch, and how many of them count."""
-        count = len(self.x)
-        for start in range(0, count, self.batch):
-            places = torch.arange(start, start + self.batch, device=self.x.device)
-            yield places.clamp_(max=count - 1), min(self.batch, count - start)
-
-    @cached_property
-    def clean(self) -> Tensor:
-        """Decisions (N,) on the clean images."""
-        parts = [self.model.predict(self.x[rows])[:kept] for rows, kept in self.batches()]
-        return torch.cat(parts)
+def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Put cells together that can share slots, in the order of their first one."""
+    found: dict[tuple[object, ...], list[Cell]] = {}
+    for cell in cells:
+        rule = cell.attack and _without_budget(attacks.from_repr(cell.attack))
+        key = (cell.model, cell.source, rule, cell.targeted, cell.labels)
+        if cell.attack is None or cell.source is not None:
+            key = (*key, cell)
+        found.setdefault(key, []).append(cell)
+    return list(found.values())
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """What `store.RunFolder.write` takes: the rows, the sums beside them, the first images."""
-
-    rows: dict[str, np.ndarray]
-    facts: dict[str, Any]
-    images: dict[str, np.ndarray] | None
+def _without_budget(attack: Any) -> str:
+    """What cells of one group have in common."""
+    varied = {name: 1 for name in (attack.budget, attack.prefix) if name}
+    return repr(replace(attack, **varied))
 
 
-def measure(cell: Cell, subject: Subject, advance: Callable[[int], None]) -> Measurement:
-    """Run the attack of `cell` and return a row per image.
+def may_hurry(cell: Cell, subject: Subject, savings: Savings) -> bool:
+    """Whether searches of a cell may end at their first success: it changes distances alone."""
+    if cell.attack is None or cell.source is not None or cell.distances:
+        return False
+    attack: Any = attacks.from_repr(cell.attack)
+    searches = hasattr(attack, "initial_const")
+    return savings.first_success and searches and attack.tests_decision(subject.model.head)
+
+
+def measure(
+    cells: list[Cell],
+    subject: Subject,
+    done: Done,
+    advance: Callable[[int], None],
+    savings: Savings | None = None,
+) -> None:
+    """Run the attack of a group of cells on every image.
 
     Args:
-        cell: What to run; its attack None means the clean images themselves.
+        cells: One of :func:`groups`, without transfers.
         subject: On which classifier and images.
-        advance: Called with the number of images done after every batch.
+        done: Called with every cell and what was measured, as soon as it is whole.
+        advance: Called with the number of rows found.
+        savings: What the cells may share; all by default.
     """
-    clean = subject.clean
-    start = time.perf_counter()
-    columns: list[dict[str, Tensor]] = []
-    adversarial: list[Tensor] = []
-    executed = 0
-    for rows, kept in subject.batches():
-        with _counted(subject.model.net) as evaluations:
-            judged = _clean(subject, rows) if cell.attack is None else _attack(cell, subject, rows)
-        executed += sum(evaluations)
-        columns.append({name: column[:kept].cpu() for name, column in judged.items()})
-        if rows[0] < IMAGES_KEPT:
-            adversarial.append(columns[-1].pop("adv"))
-        columns[-1].pop("adv", None)
-        advance(kept)
-    seconds = time.perf_counter() - start
-    table = {name: torch.cat([part[name] for part in columns]).numpy() for name in columns[0]}
-    table["clean"] = clean.cpu().numpy()
-    facts = {
-        "seconds": seconds,
-        "naive": int(table["queries"].sum()),  # what the algorithm asks for, row by row
-        "executed": executed,  # what the network really ran
-        "invalid": int(table.pop("invalid").sum()),  # rows given up on NaN
-    }
-    images = None
-    if cell.attack is not None:
-        first = torch.cat(adversarial)[:IMAGES_KEPT].numpy()
-        images = {"index": table["index"][:IMAGES_KEPT], "adversarial": first}
-    return Measurement(table, facts, images)
+    savings = savings or Savings()
+    with oracle(subject.model, subject.x.device) as network:
+        if cells[0].attack is None:
+            for cell in cells:
+                done(cell, _clean(subject))
+                advance(len(subject))
+            return
+        made: list[Any] = [attacks.from_repr(str(cell.attack)) for cell in cells]
+        prefix = made[0].prefix
+        if prefix is not None:  # from short to long
+            order = sorted(range(len(cells)), key=lambda n: getattr(made[n], prefix))
+            cells, made = [cells[n] for n in order], [made[n] for n in order]
+        if prefix is not None and not savings.prefixes and len(cells) > 1:
+            for cell in cells:
+                measure([cell], subject, done, advance, savings)
+            return
+        rule = made[-1]
+        goal = subject.goal(targeted=cells[0].targeted, labels=cells[0].labels)
+        hasty = all(may_hurry(cell, subject, savings) for cell in cells)
+        start = Start(rule, network, subject, goal, hasty)
+        whole = any(cell.keeps_images for cell in cells)
+        columns = Columns(network, subject, cells, images_kept(subject, whole), done, advance)
+        budgets = [getattr(attack, rule.budget) for attack in made] if rule.budget else [0.0]
+        if savings.shared_const and rule.budget == "initial_const" and len(cells) > 1:
+            work: slots.Work = Searches(start, columns, budgets)
+            driven = work.inner
+        else:
+            lengths = [getattr(attack, prefix) for attack in made] if prefix else []
+            work, driven = Rows(start, columns, budgets, lengths, savings), rule
+        slots.flow(driven, network, work, subject.batch)
+        columns.flush(rule)
 
 
-def _attack(cell: Cell, subject: Subject, rows: Tensor) -> dict[str, Tensor]:
-    """Return the columns of one batch under the attack of `cell`."""
-    x, y = subject.x[rows], subject.y[rows]
-    given: dict[str, Tensor] = {}
-    target = torch.full_like(y, -1)
-    if cell.targeted:
-        target = attacks.random_targets(y, subject.num_classes, subject.seed, rows)
-        given["target"] = target
-    elif cell.labels == "true":
-        given["y"] = y
-    attack = attacks.from_repr(str(cell.attack))
-    with warnings.catch_warnings():
-        # The paper's BIM steps across its whole ball, and rows with NaN are counted in the facts.
-        warnings.simplefilter("ignore", UserWarning)
-        result = attack.run(subject.model, x, **given, seed=subject.seed, index=rows)
-    judged = ("decision", "claimed", "success", "l2", "linf", "queries", "invalid", "adv")
-    return {
-        "index": rows,
-        "label": y,
-        "target": target,
-        **{name: getattr(result, name) for name in judged},
-    }
-
-
-@contextmanager
-def _counted(net: nn.Module) -> Iterator[list[int]]:
-    """Collect how many images go through a network, forward and backward counting one each."""
-    evaluations: list[int] = []
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        backward = torch.is_grad_enabled() and inputs[0].requires_grad
-        evaluations.append(len(inputs[0]) * (2 if backward else 1))
-
-    handle = net.register_forward_pre_hook(count)
-    try:
-        yield evaluations
-    finally:
-        handle.remove()
-
-
-def _clean(subject: Subject, rows: Tensor) -> dict[str, Tensor]:
-    """Return the same columns for clean images: nothing attacks, the decision is the clean one."""
-    y, decision = subject.y[rows], subject.model.predict(subject.x[rows])
-    nothing = torch.zeros(len(rows), dtype=torch.float64)
-    return {
-        "index": rows,
-        "label": y,
-        "target": torch.full_like(y, -1),
+def _clean(subject: Subject) -> Measurement:
+    """Nothing attacks: the decision is the clean one."""
+    count, decision = len(subject), subject.decision.cpu().numpy()
+    nothing = np.zeros(count)
+    rows = {
+        "index": np.arange(count),
+        "label": subject.y.cpu().numpy(),
+        "target": np.full(count, -1),
+        "clean": decision,
         "decision": decision,
-        "claimed": nothing.bool(),
-        "success": nothing.bool(),
+        "claimed": nothing.astype(bool),
+        "success": nothing.astype(bool),
         "l2": nothing,
         "linf": nothing,
-        "queries": torch.ones_like(y),
-        "invalid": nothing.bool(),
-        "adv": subject.x[rows],
+        "queries": np.ones(count, np.int64),
     }
+    invalid = int((~subject.clean[2]).sum())
+    sums = {"naive": count, "executed": count, "invalid": invalid, "stalled": 0}
+    return Measurement(rows, {"seconds": 0.0, **sums, "first_success": False}, None)
+
+
+def judge(cell: Cell, subject: Subject, source: Measurement) -> Measurement:
+    """Judge the adversarial images of another classifier (`source`'s rows) by this one.
+
+    Untargeted, a success is a decision that is not the true label; the claim is the source's own
+    success, and distances are the source's.
+    """
+    assert source.images is not None
+    images = torch.from_numpy(source.images["adversarial"]).to(subject.x)
+    with oracle(subject.model, subject.x.device) as network:
+        before = network.evaluations
+        _, decision, valid = subject.decide(network, images)
+        executed = network.evaluations - before
+    decided = decision.masked_fill(~valid, -1).cpu().numpy()
+    rows = dict(source.rows)
+    wanted = rows["target"] if cell.targeted else rows["label"]
+    hit = (decided == wanted) == cell.targeted
+    rows.update(
+        clean=subject.decision.cpu().numpy(),
+        decision=decided,
+        claimed=source.rows["success"],
+        success=hit & valid.cpu().numpy(),
+        queries=np.ones(len(images), np.int64),
+    )
+    sums = {"naive": len(images), "executed": executed, "invalid": int((~valid).sum())}
+    return Measurement(rows, {"seconds": 0.0, **sums, "stalled": 0, "first_success": False}, None)
+
+
+def switched_off(names: Iterable[str]) -> Savings:
+    """Return the savings without those named.
+
+    Raises:
+        ValueError: There is no saving of that name.
+    """
+    known = {field.name.replace("_", "-"): field.name for field in fields(Savings)}
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"savings must be among {', '.join(known)}, got {unknown}")
+    return Savings(**{known[name]: False for name in names})

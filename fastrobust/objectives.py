@@ -96,7 +96,7 @@ def largest_unit(head: Head, z: Tensor, label: Tensor, bonus: Tensor | float = 0
     The literal success test of cleverhans v2.1.0 (attacks_tf.py, CarliniWagnerL2, compare).
     """
     own = label.argmax(1)
-    units = head.units(z)
+    units = outputs(head, z)
     lifted = units + bonus * F.one_hot(own, units.shape[1]).to(units.dtype)
     return lifted.argmax(1) == own
 
@@ -110,9 +110,17 @@ def resembles(head: Head, z: Tensor, y: Tensor, loss: Loss, label: Tensor | None
     return head.units(z).argmax(1) == head.vectors.argmax(1)[y]
 
 
+def outputs(head: Head, z: Tensor) -> Tensor:
+    """Return what the paper's attacks took for the outputs (N, d): they call them logits.
+
+    Tanh units, the probabilities of a model trained on their squared error, else z itself.
+    """
+    return head.units(z) if head.training_loss == "mse" else z
+
+
 def _on_units(head: Head, z: Tensor, label: Tensor, loss: str) -> tuple[Tensor, Tensor]:
     """Value (N,) and gradient (N, d) of a loss on units u beside label vectors (N, d)."""
-    u = head.units(z)
+    u = outputs(head, z)
     if loss == UNITS_MARGIN:
         # real = y.u, other = max_i (1 - y_i) u_i - 10000 y_i, whatever the label vector is.
         other, j = ((1 - label) * u - _COORDINATE * label).max(1)
@@ -126,7 +134,7 @@ def _on_units(head: Head, z: Tensor, label: Tensor, loss: str) -> tuple[Tensor, 
         du = u.softmax(1) - share
     if head.activation == "tanh":
         return value, du * (1 - u.square())
-    if head.activation == "softmax":
+    if head.activation == "softmax" and u is not z:
         return value, u * (du - (u * du).sum(1, keepdim=True))
     return value, du
 

@@ -19,8 +19,9 @@ struct Samples {
   std::vector<T> z = random(N * d, 3), vectors = random(K * d, 1), x = random(N * n, 1),
                  x0 = random(N * n, 1), grad = random(N * n, 1), momentum = random(N * n, 1),
                  w = random(N * n, 2), m = random(N * n, 1), origin = random(N * n, 1),
-                 v = std::vector<T>(N * n, T(0.5)), number = std::vector<T>(7 * N),
+                 v = std::vector<T>(N * n, T(0.5)), number = std::vector<T>(4 * N),
                  out = std::vector<T>(2 * N + N * d);
+  std::vector<double> weight = std::vector<double>(3 * N);
   std::vector<int64_t> count{0, 7, 10, 19, 3, 0, 0, 1, 2, 3};
   bool flag[4 * N] = {false, true, false, true};
   std::vector<int64_t> y{0, 9, 3, 3, 7}, index = std::vector<int64_t>(N);
@@ -69,7 +70,7 @@ struct Samples {
   CwStepArgs<T> cw_step() {
     for (T& f : number) f = 1;
     number[1] = -1, number[2 * N + 2] = kInfinity<T>;
-    for (int64_t row = 0; row < N; ++row) number[6 * N + row] = T(kNoUpper);
+    for (int64_t row = 0; row < N; ++row) weight[row] = 1, weight[2 * N + row] = kNoUpper;
     T* f = number.data();
     return {x.data(),
             w.data(),
@@ -85,9 +86,9 @@ struct Samples {
             f + N,
             f + 2 * N,
             f + 3 * N,
-            f + 4 * N,
-            f + 5 * N,
-            f + 6 * N,
+            weight.data(),
+            weight.data() + N,
+            weight.data() + 2 * N,
             count.data(),
             count.data() + N,
             flag + 2 * N,
@@ -130,7 +131,7 @@ struct Samples {
     };
     append(out), append(index), append(x), append(momentum), append(w), append(m), append(v),
         append(origin);
-    append(number), append(count), append(flag);
+    append(number), append(weight), append(count), append(flag);
     return all;
   }
 };

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from .. import checks, slots
 from ..engine import Answer, Model, Oracle, oracle
+from ..heads import Head
 from ..objectives import Loss, label_vectors, reads_units, resembles
 from .fields import CHECKS, read, written
 from .result import AttackResult
 from .state import Rows, State, beside
-from .targets import goal, row_index
+from .targets import Goal, goal, row_index
 
 S = TypeVar("S", bound=State)
 
@@ -32,6 +33,7 @@ class Attack(Generic[S]):
     """
 
     budget: ClassVar[str | None] = None  # the field that `run` takes per row
+    prefix: ClassVar[str | None] = None  # the field by which a shorter run begins a longer one
     climbs: ClassVar[bool] = True  # the loss goes up; a search for the least one goes down
     clip: tuple[float, float] | None
 
@@ -111,23 +113,29 @@ class Attack(Generic[S]):
             # A clone: tensors made in inference mode cannot take part in autograd. A half-precision
             # image moves in float32, and is rounded once, before the verdict.
             x0 = x.to(torch.promote_types(x.dtype, torch.float32), copy=True).contiguous()
+            wish = goal(network, x0, y, target)
             state = self.start(
-                network, x0, y, target=target, eps=eps, initial_const=initial_const,
-                seed=seed, index=index,
-            )  # fmt: skip
+                network, x0, wish, eps=eps, initial_const=initial_const, seed=seed, index=index
+            )
             for caution in self.cautions(state):
                 warnings.warn(caution, UserWarning, stacklevel=2)
             slots.drive(self, network, state)
-            adv = self.verdict(network, state)
-            return self._judge(network, state, x, adv)
+            result = self.judge(network, state, x)
+            if lost := int(result.invalid.sum()):
+                warnings.warn(
+                    f"the model gave NaN for {lost} of {len(x)} images: they are "
+                    "returned unchanged, as failures, and flagged in `invalid`",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            return result
 
     def start(
         self,
         network: Oracle,
         x0: Tensor,
-        y: Tensor | None = None,
+        wish: Goal,
         *,
-        target: Tensor | None = None,
         eps: float | Tensor | None = None,
         initial_const: float | Tensor | None = None,
         seed: int = 0,
@@ -135,26 +143,28 @@ class Attack(Generic[S]):
     ) -> S:
         """Return the state of rows of which nothing is known but what they want.
 
-        `network` is asked about labels that are not given; `x0` (N, ...) lies inside `clip`, is
-        contiguous, at least float32, and kept. Other arguments are those of :meth:`run`.
+        `x0` (N, ...) lies inside `clip`, is contiguous, at least float32, and kept; `wish` is what
+        the rows want. Other arguments are those of :meth:`run`.
         """
         budgets = {}
         for name, value in (("eps", eps), ("initial_const", initial_const)):
             if name == self.budget:
                 value = getattr(self, name) if value is None else value
-                budgets[name] = checks.per_row(value, x0, name).contiguous()
+                # A search multiplies and halves its c: in float64, so that equal values meet.
+                weight = name == "initial_const"
+                dtype = torch.float64 if weight else None
+                numbers = checks.per_row(value, x0, name, positive=weight, dtype=dtype)
+                budgets[name] = numbers.contiguous()
             elif value is not None:
                 own = self.budget or "no budget"
                 raise TypeError(f"{type(self).__name__} must be given {own} per row, got {name}")
-        wish = goal(network, x0, y, target)
         self.require(wish.sign)
         label, asked = None, wish.asked
         if self.reads_units:
-            z = wish.z
+            z = network.decide(x0)[0] if wish.z is None else wish.z
             # A guess is made at the clean image; a target's vector and a one-hot label are known.
-            if z is None:
-                z = network.decide(x0)[0]
-                asked += int(network.head.vectors is not None and bool((wish.sign > 0).any()))
+            guessed = network.head.vectors is not None and bool((wish.sign > 0).any())
+            asked += int(guessed and not asked)
             label = label_vectors(network.head, z, wish.y, wish.sign)
         rows = Rows(
             x0=x0,
@@ -216,10 +226,22 @@ class Attack(Generic[S]):
         """Whether the first question is about the clean image, whatever the budget."""
         return False
 
+    def tests_decision(self, head: Head) -> bool:
+        """Whether the attack's own test for success is the decision of a model with this head."""
+        return True
+
     @property
     def stride(self) -> int:
         """Updates between two looks at which rows are done; a look waits for the device."""
         return 1
+
+    def hurried(self, state: S) -> Tensor:
+        """Return which rows (N,) ended by a first success that cut their search short."""
+        return torch.zeros_like(state.invalid)
+
+    def spared(self, state: S) -> Tensor:
+        """Return how many evaluations (N,) the steps that a row was cut short by would have cost."""
+        return torch.zeros_like(state.queries)
 
     def cautions(self, rows: Rows) -> list[str]:
         """Return what a direct caller should be warned of."""
@@ -233,22 +255,23 @@ class Attack(Generic[S]):
         question = network.gradient if gradient else network.score
         sign = state.sign if self.climbs else -state.sign
         answer = question(state.x, state.y, self.objective, sign, state.label)
-        state.queries += live * (2 if gradient else 1)
-        state.invalid |= live & ~answer.valid
+        self.book(state, answer, live, 2 if gradient else 1)
         return answer
 
-    def _judge(self, network: Oracle, state: S, x: Tensor, adv: Tensor) -> AttackResult:
-        """Decide on the images as the caller gets them, after the attack and apart from it."""
-        z, decision, valid = network.decide(adv.to(x.dtype))
+    def book(self, state: S, answer: Answer, live: Tensor, evaluations: int) -> None:
+        """Note on `live` rows what an answer cost, and whether it was one."""
+        state.queries += live * evaluations
+        state.invalid |= live & ~answer.valid
+
+    def judge(self, network: Oracle, state: S, x: Tensor) -> AttackResult:
+        """Return what rows that are done found for the images `x` (N, ...) as the caller has them.
+
+        The decision is made on the images as they are returned, after the attack and apart from it.
+        """
+        adv = self.verdict(network, state).to(x.dtype)
+        z, decision, valid = network.decide(adv)
         invalid = state.invalid | ~valid
-        if invalid.any():
-            warnings.warn(
-                f"the model gave NaN for {int(invalid.sum())} of {len(x)} images: they are "
-                "returned unchanged, as failures, and flagged in `invalid`",
-                UserWarning,
-                stacklevel=3,
-            )
-        adv = torch.where(beside(invalid, x), x, adv.to(x.dtype))
+        adv = torch.where(beside(invalid, x), x, adv)
         change = (adv.to(state.x0.dtype) - state.x0).flatten(1)
         return AttackResult(
             adv=adv,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..engine import Oracle
+from ..heads import Head
 from ..objectives import UNITS_MARGIN, Loss, largest_unit
 from ..ops.cw_step import CwRows, launch_cw_step
 from .base import Attack
@@ -38,6 +39,11 @@ class CWAttack(Attack[CWState]):
     abort_from: float
     on_failure: str
     clip: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clip is None:
+            raise ValueError("clip must be a box, got None: tanh space is inside of one")
 
     def init(self, rows: Rows) -> CWState:
         """Place every row at the first iteration of its search."""
@@ -66,7 +72,8 @@ class CWAttack(Attack[CWState]):
 
     def done(self, state: CWState) -> Tensor:
         """All steps of the search made, or a first success where that is all that counts."""
-        return (state.search >= self.binary_search_steps) | state.invalid
+        enough = (state.search >= self.binary_search_steps) | (state.hasty & state.won)
+        return enough | state.invalid
 
     def verdict(self, network: Oracle, state: CWState) -> Tensor:
         """Return the nearest success; without one the image of least loss, or the clean one."""
@@ -82,6 +89,19 @@ class CWAttack(Attack[CWState]):
     def stride(self) -> int:
         """A look every hundredth of a step of the search: rows end seldom."""
         return max(1, self.max_steps // 100)
+
+    def tests_decision(self, head: Head) -> bool:
+        """In units view only where the units that are looked at are the class scores."""
+        return not self.reads_units or (head.vectors is None and not self.confidence)
+
+    def hurried(self, state: CWState) -> Tensor:
+        """Rows that won before their last step."""
+        return state.hasty & state.won & (state.search < self.binary_search_steps)
+
+    def spared(self, state: CWState) -> Tensor:
+        """Each step that was not made counts in full."""
+        steps = (self.binary_search_steps - state.search).clamp_min(0)
+        return self.hurried(state) * steps * 2 * self.max_steps
 
     def _step(self, state: CWState, grad: Tensor, f: Tensor, hit: Tensor) -> None:
         lo, hi = self.clip

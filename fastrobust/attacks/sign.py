@@ -96,12 +96,10 @@ class SignAttack(Attack[SignState]):
         """Return the last iterate, or the best one once the last has been looked at."""
         if state.best is None:
             return state.x
-        rows = (~(state.won | state.invalid)).nonzero().flatten()
-        if len(rows):
-            standing = state.take(rows)
-            live = torch.ones_like(standing.won)
-            self._look(standing, self.ask(network, standing, live, gradient=False), live)
-            state.put(rows, standing)
+        # All rows are asked about, in the shape that the steps had, and those that stand count.
+        live = ~(state.won | state.invalid)
+        if live.any():
+            self._look(state, self.ask(network, state, live, gradient=False), live)
         return state.best
 
     def claim(self, network: Oracle, state: SignState, z: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Rows of an attack: what is asked of each image, and how far its attack has come."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class Rows:
         index: (N,) int64 place of the image in its data set, the key of its random numbers.
         seed: seed of the random numbers, shared by the rows.
         eps: (N,) budget of the row in pixel units, for attacks inside a ball.
-        initial_const: (N,) first weight of the loss against the distance, for attacks that search.
+        initial_const: (N,) float64 first weight of the loss, for attacks that search for it.
         label: (N, d) label vector beside the output units, for attacks in units view.
     """
 
@@ -48,6 +48,14 @@ class Rows:
         new: dict[str, Any] = vars(other)
         for name, value in self._tensors():
             value[rows] = new[name]
+
+    def join(self, others: Sequence[Self]) -> Self:
+        """Return these rows and then those of `others`."""
+        whole = {
+            name: torch.cat([value, *(vars(other)[name] for other in others)])
+            for name, value in self._tensors()
+        }
+        return replace(self, **cast(Any, whole))
 
     def hit(self, decision: Tensor) -> Tensor:
         """Whether the decision (N,) is what the row wants: its target, or not its label."""

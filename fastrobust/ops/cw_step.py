@@ -28,9 +28,9 @@ class CwRows:
         best_l2: (N,) squared distance of `best` to the origin; inf before any.
         best_f: (N,) its loss.
         loss: (N,) the objective that the next look at its progress compares with.
-        const: (N,) weight c of the loss.
-        lower: (N,) largest c that failed.
-        upper: (N,) smallest c that succeeded, 1e10 before any.
+        const: (N,) float64 weight c of the loss.
+        lower: (N,) float64 largest c that failed.
+        upper: (N,) float64 smallest c that succeeded, 1e10 before any.
         t: (N,) int64 iteration within this step of the search.
         search: (N,) int64 step of the search for c, -1 before the first call.
         found: (N,) bool, whether this step of the search has succeeded.
@@ -65,12 +65,14 @@ class CwRows:
             const: (N,) first weight of the loss.
             abort_from: what the first look at the progress compares with.
         """
-        row, false = torch.zeros_like(const), torch.zeros_like(const, dtype=torch.bool)
+        const = const.double()
+        zero, row = torch.zeros_like(const), x0.new_zeros(len(const))
+        false = torch.zeros_like(const, dtype=torch.bool)
         images = {name: torch.zeros_like(x0) for name in ("w", "m", "v", "origin")}
         return cls(
             x0=x0, hasty=false, x=x0.clone(), **images, best=x0.clone(),
             best_l2=row + math.inf, best_f=row + math.inf, loss=row + abort_from,
-            const=const.clone(), lower=row.clone(), upper=row + NO_UPPER,
+            const=const.clone(), lower=zero, upper=zero + NO_UPPER,
             t=row.long(), search=row.long() - 1, found=false.clone(), won=false.clone(),
         )  # fmt: skip
 
@@ -105,7 +107,7 @@ def cw_step_(
     4. Otherwise Adam takes a step on w, in TensorFlow's form (epsilon outside of the correction).
 
     This is cleverhans v2.1.0's CarliniWagnerL2, image by image: a row depends on itself alone, bit
-    for bit. A row whose `search` has reached `searches` stays as it is; a row of ``search = -1`` is
+    for bit. A row whose `search` has reached `searches`, or that is hasty and has won, stays; a row of ``search = -1`` is
     placed at iteration 0 and nothing is looked at. NaN in a row's `f` or `grad` stays in that row.
 
     Args:
@@ -202,12 +204,13 @@ def cw_step_ref_(
     beside = (-1, *[1] * (r.x.dim() - 1))
     start = 0.999999 * (2 * ((r.x0 - lo) / (hi - lo)).clamp(0, 1) - 1)
     origin = (start.atanh().tanh() + 1) / 2 * (hi - lo) + lo
-    fresh, live = r.search < 0, (r.search >= 0) & (r.search < searches)
+    fresh = r.search < 0
+    live = ~fresh & (r.search < searches) & ~(r.hasty & r.won)
 
     gap = r.x - r.origin
     l2 = gap.flatten(1).square().sum(1)
     hinge = torch.where(f > 0, f, 0)
-    objective = l2 + r.const * hinge
+    objective = l2 + r.const.to(l2.dtype) * hinge
     look = live & (r.t % patience == 0) if patience else none
     aborted = look & (objective > 0.9999 * r.loss)
     r.loss.copy_(torch.where(look, objective, r.loss))
@@ -223,7 +226,7 @@ def cw_step_ref_(
 
     step = (r.t + 1).double()
     rate = learning_rate * (1 - 0.999**step).sqrt() / (1 - 0.9**step)
-    push = torch.where(hinge > 0, r.const, 0).view(beside)
+    push = torch.where(hinge > 0, r.const.to(l2.dtype), 0).view(beside)
     slope = (hi - lo) / 2 / r.w.double().cosh().square().to(r.w.dtype)
     dw = torch.where(push > 0, 2 * gap + push * grad, 2 * gap) * slope
     begun = (r.t > 0).view(beside)
@@ -242,7 +245,8 @@ def cw_step_ref_(
     r.origin.copy_(torch.where(placed, origin, r.origin))
     r.x.copy_(torch.where(placed, origin, torch.where(moves, moved, r.x)))
 
-    upper = torch.where(ended & r.found, torch.minimum(r.upper, r.const), r.upper)
+    found = ended & r.found
+    upper = torch.where(found, torch.minimum(r.upper, r.const), r.upper)
     lower = torch.where(ended & ~r.found, torch.maximum(r.lower, r.const), r.lower)
     bracketed = upper < NO_UPPER / 10
     const = torch.where(r.found, r.const, r.const * 10)
@@ -250,7 +254,6 @@ def cw_step_ref_(
     r.search.add_(ended.long() + fresh.long())
     last = torch.full_like(none, searches >= 10) & (r.search == searches - 1)
     r.const.copy_(torch.where(ended, torch.where(last, upper, const), r.const))
-    r.search.masked_fill_(ended & r.won & r.hasty, searches)
     r.lower.copy_(lower)
     r.upper.copy_(upper)
     r.t.masked_fill_(ended, 0)

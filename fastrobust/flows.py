@@ -1,0 +1,329 @@
+"""Rows for the slots: the images of some cells that share a rule, and what those cells can share.
+
+Each saving changes no decision and no number of a table; each can be switched off.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attacks import Attack
+from .attacks.search import bisect
+from .attacks.state import State
+from .attacks.targets import Goal
+from .columns import Columns
+from .engine import Answer, Oracle
+from .subject import Subject
+
+
+@dataclass(frozen=True)
+class Savings:
+    """What a sweep may save.
+
+    Attributes:
+        first_success: A search that only counts successes ends at its first one, where its own test
+            is the decision, and where no label but the true one can be left by it.
+        shared_const: Searches for c meet at the same c on the same image; that run is made once.
+        prefixes: A shorter run is the beginning of a longer one.
+        clean_gradient: All budgets take their first step by one gradient at the clean image.
+    """
+
+    first_success: bool = True
+    shared_const: bool = True
+    prefixes: bool = True
+    clean_gradient: bool = True
+
+
+class Start:
+    """Makes fresh rows of a group of cells; they differ in the rule's budget alone."""
+
+    def __init__(
+        self, rule: Attack[Any], network: Oracle, subject: Subject, goal: Goal, hasty: bool
+    ) -> None:
+        self.rule, self.network, self.subject, self.goal = rule, network, subject, goal
+        # To leave one's own wrong decision may be to arrive at the true label.
+        own = (goal.sign < 0) | (goal.y == subject.y)
+        self.hasty = own if hasty else torch.zeros_like(own)
+
+    def __call__(self, rule: Attack[Any], place: Tensor, budget: Tensor | None) -> Any:
+        """Return the state of rows at these images (M,) with these budgets (M,)."""
+        x = self.subject.x[place]
+        goal = self.goal
+        wish = Goal(
+            goal.y[place], goal.sign[place], goal.valid[place], goal.asked,
+            None if goal.z is None else goal.z[place],
+        )  # fmt: skip
+        budgets = {} if rule.budget is None else {rule.budget: budget}
+        x0 = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
+        state = rule.start(self.network, x0, wish, **budgets, seed=self.subject.seed, index=place)
+        if hasattr(state, "hasty"):
+            state.hasty |= self.hasty[place]
+        return state
+
+
+class Rows:
+    """Every image of every cell in turn: the cells one after the other, so that they end in turn.
+
+    Where the cells differ in how long they run, only the longest is run, and a row is looked at on
+    its way, when it has come as far as a shorter one goes.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        columns: Columns,
+        budgets: list[float],
+        lengths: list[int],
+        savings: Savings,
+    ) -> None:
+        self.rule, self._start, self._columns = start.rule, start, columns
+        self._budgets = torch.tensor(budgets, dtype=torch.float64)
+        self._lengths = lengths
+        count = len(start.subject)
+        # Rows run for the last cell alone, where the others are its prefixes.
+        self._first = len(columns.cells) - 1 if lengths else 0
+        self._next, self._end = 0, (len(columns.cells) - self._first) * count
+        self._seen = torch.zeros(len(columns.cells), count, dtype=torch.bool)
+        self._paid = torch.full((count,), start.goal.asked)
+        several = len(columns.cells) - self._first > 1
+        self._clean = None
+        if savings.clean_gradient and several and start.rule.starts_at_image:
+            self._clean = self._clean_answers()
+
+    def take(self, count: int) -> tuple[Any, Tensor] | None:
+        """Return fresh rows, one step ahead where the first answer is known."""
+        tickets = torch.arange(self._next, min(self._next + count, self._end))
+        if not len(tickets):
+            return None
+        self._next += len(tickets)
+        device = self._start.subject.x.device
+        cell, place = self._whose(tickets)
+        place = place.to(device)
+        state = self._start(self.rule, place, self._budgets[cell].to(device))
+        if self._clean is not None:
+            answer = Answer(*(part[place] for part in self._clean))
+            live = ~self.rule.done(state)
+            self.rule.book(state, answer, live, 2)
+            self.rule.advance(state, answer, live)
+        return state, tickets.to(device)
+
+    def look(self, state: Any, tickets: Tensor) -> None:
+        """Note the rows that have come as far as one of the shorter cells goes."""
+        for number, length in enumerate(self._lengths[:-1]):
+            rows = ((state.iteration == length) & (tickets >= 0)).nonzero().flatten()
+            fresh = ~self._seen[number, tickets[rows].cpu()]
+            if fresh.any():
+                rows = rows[fresh.to(rows.device)]
+                self._note(number, tickets[rows], state.take(rows))
+
+    def home(self, state: Any, tickets: Tensor) -> None:
+        """Hand rows on to their cell, and to the longer ones that they ended before."""
+        if not self._lengths:
+            cell, place = self._whose(tickets.cpu())
+            paid = self._start.goal.asked + (0 if self._clean is None else 2)
+            for number in cell.unique().tolist():
+                mine = state.queries[cell == number] - paid
+                self._columns.account.caused[self._columns.cells[number]] += int(mine.sum())
+            self._columns.add(self.rule, cell.to(tickets.device), place.to(tickets.device), state)
+            return
+        for number in range(len(self._lengths)):
+            rows = (~self._seen[number, tickets.cpu()]).nonzero().flatten().to(tickets.device)
+            if len(rows):
+                self._note(number, tickets[rows], state.take(rows))
+
+    def _note(self, number: int, place: Tensor, state: Any) -> None:
+        """Hand on what the rows look like now to one of the cells."""
+        here = place.cpu()
+        self._seen[number, here] = True
+        queries = state.queries.cpu()
+        caused = int((queries - self._paid[here]).sum())
+        self._columns.account.caused[self._columns.cells[number]] += caused
+        self._paid[here] = queries
+        self._columns.add(self.rule, torch.full_like(place, number), place, state)
+
+    def _whose(self, tickets: Tensor) -> tuple[Tensor, Tensor]:
+        count = len(self._start.subject)
+        return self._first + tickets // count, tickets % count
+
+    def _clean_answers(self) -> Answer:
+        """Ask about every clean image once."""
+        start, rule = self._start, self.rule
+        every = torch.arange(len(start.subject), device=start.subject.x.device)
+        state = start(rule, every, self._budgets[:1].to(every.device).expand(len(every)))
+        sign = state.sign if rule.climbs else -state.sign
+
+        def ask(x: Tensor, y: Tensor, sign: Tensor, *label: Tensor) -> tuple[Tensor, ...]:
+            return tuple(start.network.gradient(x, y, rule.objective, sign, *label))
+
+        label = () if state.label is None else (state.label,)
+        first = self._columns.cells[self._first]
+        self._columns.account.caused[first] += 2 * len(every)
+        return Answer(*start.subject.in_batches(state.x, ask, state.y, sign, *label))
+
+
+@dataclass(eq=False)
+class _Run:
+    """One minimisation: one image at one c, for whoever searches there."""
+
+    place: int
+    const: float
+    ended: bool = False
+    found: bool = False
+    invalid: bool = False
+    stalled: bool = False
+    queries: int = 0
+    best_l2: float = torch.inf
+    best_f: float = torch.inf
+    best: Tensor | None = None
+
+
+@dataclass(eq=False)
+class _Search:
+    """The search for c of one cell on one image."""
+
+    number: int
+    const: Tensor
+    lower: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
+    upper: Tensor = field(default_factory=lambda: torch.full((1,), 1e10, dtype=torch.float64))
+    steps: int = 0
+    queries: int = 0
+    won: bool = False
+    invalid: bool = False
+    stalled: bool = False
+    ended: bool = False
+    best: _Run | None = None
+
+    def learn(self, run: _Run, steps: int, hasty: bool) -> None:
+        """Go on by what a run at `const` found, as a row by itself does."""
+        rival = self.best
+        if run.found:
+            better = rival is None or not self.won or run.best_l2 < rival.best_l2
+        else:
+            better = rival is None or (
+                not self.won and (run.best_f, run.best_l2) < (rival.best_f, rival.best_l2)
+            )
+        if better:
+            self.best = run
+        self.won |= run.found
+        self.steps += 1
+        self.queries += run.queries
+        found = torch.tensor([run.found])
+        self.const, self.lower, self.upper = bisect(found, self.const, self.lower, self.upper)
+        if steps >= 10 and self.steps == steps - 1:
+            self.const = self.upper
+        self.invalid |= run.invalid
+        self.stalled |= run.stalled
+        cut = hasty and self.won
+        self.ended = self.steps == steps or run.invalid or run.stalled or cut
+
+
+class Searches:
+    """The runs that the searches for c of some cells need, image by image, each of them once."""
+
+    def __init__(self, start: Start, columns: Columns, consts: list[float]) -> None:
+        self.rule: Any = start.rule
+        self.inner: Any = replace(self.rule, binary_search_steps=1)
+        self._start, self._columns, self._consts = start, columns, consts
+        self._hasty = start.hasty.tolist()
+        self._next = 0
+        self._known: dict[int, dict[float, _Run]] = {}
+        self._searches: dict[int, list[_Search]] = {}
+        self._queue: deque[_Run] = deque()
+        self._out: dict[int, tuple[_Run, int]] = {}
+        self._tickets = 0
+        self._for: dict[_Run, int] = {}
+
+    def take(self, count: int) -> tuple[Any, Tensor] | None:
+        """Return fresh runs, of images on their way first."""
+        while len(self._queue) < count and self._next < len(self._start.subject):
+            self._open(self._next)
+            self._next += 1
+        runs = [self._queue.popleft() for _ in range(min(count, len(self._queue)))]
+        if not runs:
+            return None
+        device = self._start.subject.x.device
+        place = torch.tensor([run.place for run in runs], device=device)
+        const = torch.tensor([run.const for run in runs], dtype=torch.float64, device=device)
+        tickets = torch.arange(self._tickets, self._tickets + len(runs), device=device)
+        self._tickets += len(runs)
+        for ticket, run in zip(tickets.tolist(), runs, strict=True):
+            self._out[ticket] = (run, self._for.pop(run))
+        return self._start(self.inner, place, const), tickets
+
+    def look(self, state: Any, tickets: Tensor) -> None:
+        """Runs are only looked at when they are done."""
+
+    def home(self, state: Any, tickets: Tensor) -> None:
+        """Tell every search that waits for one of these runs."""
+        names = ("found", "won", "invalid", "stalled", "queries", "best_l2", "best_f")
+        facts = {name: getattr(state, name).tolist() for name in names}
+        places = set()
+        for row, ticket in enumerate(tickets.tolist()):
+            run, number = self._out.pop(ticket)
+            run.ended, run.found = True, facts["won"][row]
+            for name in ("invalid", "stalled", "best_l2", "best_f"):
+                setattr(run, name, facts[name][row])
+            run.queries = facts["queries"][row] - self._start.goal.asked
+            run.best = state.best[row].clone()
+            self._columns.account.caused[self._columns.cells[number]] += run.queries
+            places.add(run.place)
+        for place in sorted(places):
+            self._go_on(place)
+        finished = [p for p in places if all(search.ended for search in self._searches[p])]
+        if finished:
+            self._hand_on(finished)
+
+    def _open(self, place: int) -> None:
+        self._known[place] = {}
+        self._searches[place] = [
+            _Search(number, torch.tensor([const], dtype=torch.float64))
+            for number, const in enumerate(self._consts)
+        ]
+        for search in self._searches[place]:
+            self._want(place, search, soon=False)
+
+    def _want(self, place: int, search: _Search, soon: bool) -> None:
+        """Queue the run that a search needs next, unless it is known or on its way."""
+        const = search.const.item()
+        if const not in self._known[place]:
+            run = self._known[place][const] = _Run(place, const)
+            self._for[run] = search.number
+            (self._queue.appendleft if soon else self._queue.append)(run)
+
+    def _go_on(self, place: int) -> None:
+        """Let the searches on one image go as far as they can."""
+        hasty = self._hasty[place]
+        for search in self._searches[place]:
+            while not search.ended:
+                run = self._known[place].get(search.const.item())
+                if run is None:
+                    self._want(place, search, soon=True)
+                    break
+                if not run.ended:
+                    break
+                search.learn(run, self.rule.binary_search_steps, hasty)
+
+    def _hand_on(self, places: list[int]) -> None:
+        """Dress the end of every search on these images as the row that would have made it alone."""
+        device = self._start.subject.x.device
+        searches = [(p, search) for p in places for search in self._searches.pop(p)]
+        for p in places:
+            del self._known[p]
+        place = torch.tensor([p for p, _ in searches], device=device)
+        number = torch.tensor([search.number for _, search in searches], device=device)
+        const = torch.tensor(self._consts, dtype=torch.float64, device=device)[number]
+        state: State = self._start(self.rule, place, const)
+        ended: Any = state
+        for row, (_, search) in enumerate(searches):
+            run = search.best
+            assert run is not None and run.best is not None
+            ended.best[row] = run.best
+            ended.won[row] = search.won
+            ended.search[row] = search.steps
+            ended.queries[row] += search.queries
+            ended.invalid[row] |= search.invalid
+            ended.stalled[row] |= search.stalled
+        self._columns.add(self.rule, number, place, ended)
