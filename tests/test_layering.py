@@ -17,7 +17,7 @@ HEADERS_OF_TORCH = re.compile(r"#include\s*[<\"](torch|ATen|c10|pybind11)/")
 LAYERS = [
     {"__main__", "cli", "inspection", "options", "terminal"},
     {"report", "figures", "findings", "layout", "marks", "results", "tables"},
-    {"sweep", "trained", "store", "plans", "presets", "paper", "measure", "jobs"},
+    {"sweep", "trained", "store", "plans", "presets", "paper", "probing", "columns", "measure", "jobs"},
     {"train", "recipes", "resume", "data", "checkpoint"},
     {"attacks"},
     {"engine"},

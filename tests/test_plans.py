@@ -94,6 +94,12 @@ GOOD = Plan(
         ({"cells": [{**GOOD["cells"][0], "table": "3"}]}, "cell 1: table must be an integer"),
         ({"cells": [{**GOOD["cells"][0], "value": "x"}]}, "cell 1: value must be a number"),
         ({"cells": [{**GOOD["cells"][0], "attack": None, "targeted": True}]}, "clean images"),
+        ({"cells": [{**GOOD["cells"][0], "probe": 1}]}, "cell 1: probe must be true or false"),
+        ({"cells": [{**GOOD["cells"][0], "probe": True, "value": None}]}, "number in a probe"),
+        ({"cells": [{**GOOD["cells"][0], "attack": None, "probe": True}]}, "probe must be false"),
+        ({"cells": [{**GOOD["cells"][0], "source": 1}]}, "source must be a classifier's name"),
+        ({"cells": [{**GOOD["cells"][0], "source": "A"}]}, "source must be another .*got 'A'"),
+        ({"cells": [{**GOOD["cells"][0], "attack": None, "source": "B"}]}, "source must be null"),
         ({"cells": [{**GOOD["cells"][0], "row": 1}]}, r"cell: fields must be among .*\['row'\]"),
         ({"cells": [{"table": 3}]}, r"fields must be given: \['attack', "),
         ({"cells": [3]}, "a cell must be a JSON object, got int"),
@@ -106,6 +112,20 @@ GOOD = Plan(
 def test_bad_plans_say_what_is_wrong(change, words):
     with pytest.raises(ValueError, match=words):
         Plan.from_json({**GOOD, **change})
+
+
+def test_an_old_plan_still_reads():
+    cell = {name: GOOD["cells"][0][name] for name in GOOD["cells"][0]}
+    del cell["source"], cell["probe"]
+    assert Plan.from_json({**GOOD, "cells": [cell]}) == Plan.from_json(GOOD)
+
+
+def test_a_source_is_one_of_the_models():
+    cells = (
+        Cell(6, "BIM", "eps", 0.1, "B", "BIM(eps=0.1)", source="A"),
+        Cell(3, "BIM", "eps", 0.1, "C", "BIM(eps=0.1)"),
+    )
+    assert Plan("digits", "mine", "digits", cells).models == ("A", "B", "C")
 
 
 def test_a_plan_file_that_is_no_json(tmp_path):
