@@ -14,14 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from .classifier import Classifier, as_classifier, evaluating
-from .ops.head import launch_head
+from .heads import Head
+from .objectives import Loss, judge
 
-Loss = str | Callable[[Tensor, Tensor], Tensor]
 Model = nn.Module | Callable[[Tensor], Tensor]
-
-LOSSES = ("ce", "train", "margin", "dlr")
-# Training loss to the target vector divided by its sum: what cleverhans' MIM does to a codeword.
-TRAIN_BY_SUM = "train/sum"
 
 # Pixels per network call: 256 CIFAR-10 images, whose saved activations in a DenseNet-BC 100-12 take
 # 9 GB in float32, and enough of them to fill a GPU.
@@ -59,26 +55,36 @@ class Oracle:
 
     def num_classes(self, x: Tensor) -> int:
         """Number of classes K; asks the network about the first image where the head leaves it."""
-        head = self.classifier.head
+        head = self.head
         if head.vectors is not None:
             return head.vectors.shape[0]
         with torch.no_grad():
             return head.num_classes(self._pre_activation(x[:1]).shape[1])
 
-    def gradient(self, x: Tensor, y: Tensor, loss: Loss, sign: Tensor) -> Answer:
+    @property
+    def head(self) -> Head:
+        """What the network's outputs mean."""
+        return self.classifier.head
+
+    def gradient(
+        self, x: Tensor, y: Tensor, loss: Loss, sign: Tensor, label: Tensor | None = None
+    ) -> Answer:
         """Loss and input gradient: one forward and one backward of every row.
 
         Args:
             x: (N, ...) images.
             y: (N,) int64 labels or targets.
-            loss: a name of ``LOSSES``, or a callable (scores (N, K), y) -> (N,).
+            loss: a loss of :mod:`fastrobust.objectives`.
             sign: (N,) factor of the loss: 1 to climb away from y, -1 to climb towards it.
+            label: (N, d) label vectors, where the loss is one on units.
         """
-        return _join([self._gradient(loss, *rows) for rows in _chunks(x, y, sign)])
+        return _join([self._gradient(loss, *rows) for rows in _chunks(x, y, sign, label)])
 
-    def score(self, x: Tensor, y: Tensor, loss: Loss, sign: Tensor) -> Answer:
+    def score(
+        self, x: Tensor, y: Tensor, loss: Loss, sign: Tensor, label: Tensor | None = None
+    ) -> Answer:
         """Like :meth:`gradient` without the gradient: one forward of every row."""
-        return _join([self._score(loss, *rows) for rows in _chunks(x, y, sign)])
+        return _join([self._score(loss, *rows) for rows in _chunks(x, y, sign, label)])
 
     def decide(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return z (N, d), the decision (N,) and whether it is valid (N,): one forward of a row."""
@@ -86,23 +92,18 @@ class Oracle:
         with torch.no_grad():
             for (rows,) in _chunks(x):
                 z = self._pre_activation(rows)
-                parts.append((z, self.classifier.head.decide(z), ~z.isnan().any(1)))
+                parts.append((z, self.head.decide(z), ~z.isnan().any(1)))
         z, decision, valid = map(torch.cat, zip(*parts, strict=True))
         return z, decision, valid
 
-    def resembles(self, z: Tensor, y: Tensor, loss: Loss) -> Tensor:
-        """Whether what `loss` compares at z (N, d) has its argmax where class y (N,) has it."""
-        head = self.classifier.head
-        if loss not in ("train", TRAIN_BY_SUM) or head.vectors is None:
-            return head.decide(z) == y
-        return head.units(z).argmax(1) == head.vectors.argmax(1)[y]
-
-    def _gradient(self, loss: Loss, x: Tensor, y: Tensor, sign: Tensor) -> Answer:
+    def _gradient(
+        self, loss: Loss, x: Tensor, y: Tensor, sign: Tensor, label: Tensor | None = None
+    ) -> Answer:
         x = x.detach().requires_grad_()
         z = self._pre_activation(x)
         if not z.requires_grad:
             raise ValueError("the model's output must be differentiable by its input, got no graph")
-        value, cotangent, decision = self._head(z.detach(), y, loss)
+        value, cotangent, decision = judge(self.head, z.detach(), y, loss, label)
         cotangent = cotangent * sign.to(z.dtype)[:, None]
         # float16 has no room for the small gradients of a mean squared error.
         unit = _peak(cotangent) if self._dtype is torch.float16 else None
@@ -112,29 +113,16 @@ class Oracle:
         valid = ~(z.isnan().any(1) | grad.flatten(1).sum(1).isnan())
         return Answer(z.detach(), value * sign.to(z.dtype), grad.contiguous(), decision, valid)
 
-    def _score(self, loss: Loss, x: Tensor, y: Tensor, sign: Tensor) -> Answer:
+    def _score(
+        self, loss: Loss, x: Tensor, y: Tensor, sign: Tensor, label: Tensor | None = None
+    ) -> Answer:
         with torch.no_grad():
             z = self._pre_activation(x)
-        value, _, decision = self._head(z, y, loss)
+        value, _, decision = judge(self.head, z, y, loss, label)
         return Answer(z, value * sign.to(z.dtype), z[:, :0], decision, ~z.isnan().any(1))
 
     def _pre_activation(self, x: Tensor) -> Tensor:
         return self.classifier.pre_activation(x if self._dtype is None else x.to(self._dtype))
-
-    def _head(self, z: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss (N,), its gradient by z (N, d) and the decision (N,)."""
-        head = self.classifier.head
-        if not isinstance(loss, str):
-            value, dz = _differentiate(loss, head.scores, z, y)
-            return value, dz, head.decide(z)
-        vectors = None if head.vectors is None else head.vectors.to(z.dtype)
-        name = head.training_loss if loss in ("train", TRAIN_BY_SUM) else loss
-        if loss == TRAIN_BY_SUM and vectors is not None:
-            scaled = vectors / vectors.sum(1, keepdim=True)
-            value, dz, *_ = launch_head(z, scaled, y, head.activation, name)
-            return value, dz, head.decide(z)
-        value, dz, decision, _ = launch_head(z, vectors, y, head.activation, name)
-        return value, dz, decision
 
 
 @contextmanager
@@ -186,35 +174,16 @@ def _frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _differentiate(
-    loss: Callable[[Tensor, Tensor], Tensor],
-    scores: Callable[[Tensor], Tensor],
-    z: Tensor,
-    y: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Value (N,) of the caller's loss on class scores, and its gradient by z (N, d)."""
-    z = z.detach().requires_grad_()
-    value = loss(scores(z), y)
-    if not isinstance(value, Tensor) or value.shape != y.shape:
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(
-            f"loss must return a tensor of shape ({len(y)},), one per row, got {shape}"
-        )
-    if not value.requires_grad:
-        raise ValueError("loss must be differentiable by the scores, got no graph")
-    (dz,) = torch.autograd.grad(value.sum(), z)
-    return value.detach(), dz
-
-
 def _peak(rows: Tensor) -> Tensor:
     """Largest magnitude of each row (N, 1), never zero."""
     return rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
 
 
-def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cut along the rows; the first tensor holds the images."""
-    rows = max(1, CHUNK_PIXELS // max(1, tensors[0][0].numel()))
-    return zip(*(t.split(rows) for t in tensors), strict=True)
+def _chunks(*tensors: Tensor | None) -> Iterator[tuple[Tensor, ...]]:
+    """Cut along the rows; the first tensor holds the images, a last one that is None is left."""
+    given = [t for t in tensors if t is not None]
+    rows = max(1, CHUNK_PIXELS // max(1, given[0][0].numel()))
+    return zip(*(t.split(rows) for t in given), strict=True)
 
 
 def _join(parts: list[Answer]) -> Answer:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import fastrobust as fr
-from fastrobust import engine
+from fastrobust import engine, objectives
 
 
 def network(width=10, dtype=torch.float64):
@@ -36,7 +36,7 @@ def ask(model, x, y, loss="ce", sign=None):
         return network.gradient(x, y, loss, torch.ones(len(x)) if sign is None else sign)
 
 
-@pytest.mark.parametrize("loss", ["ce", "train", "margin", "dlr", engine.TRAIN_BY_SUM])
+@pytest.mark.parametrize("loss", ["ce", "train", "margin", "dlr", objectives.TRAIN_BY_SUM])
 def test_gradient_is_that_of_finite_differences(loss, device):
     model = codeword_model().to(device)
     x, y = (t.to(device) for t in images())

@@ -1,20 +1,21 @@
 """The frame of every attack: a frozen set of scalars, and a rule on the state of rows.
 
-A rule has four hooks. :meth:`Attack.init` makes the state of new rows, :meth:`Attack.update` asks
-the network once about every row and moves it, :meth:`Attack.done` says which rows have ended, and
+A rule has four hooks. :meth:`Attack.init` makes the state of new rows, :meth:`Attack.advance` moves
+every row by what the network answered at it, :meth:`Attack.done` says which rows have ended, and
 :meth:`Attack.verdict` says what they return. No hook looks at another row, so whoever drives the
 rule may take out a row that is done and put another one in its place. ``attack(model, x, y)``
-drives it over one batch.
+drives it over one batch, a sweep through slots (``slots.py``).
 """
 
 import warnings
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from .. import checks
-from ..engine import Answer, Loss, Model, Oracle, oracle
+from .. import checks, slots
+from ..engine import Answer, Model, Oracle, oracle
+from ..objectives import Loss, label_vectors, reads_units, resembles
 from .fields import CHECKS, read, written
 from .result import AttackResult
 from .state import Rows, State, beside
@@ -30,8 +31,7 @@ class Attack(Generic[S]):
     evaluates back to an equal attack, as does :func:`from_repr`.
     """
 
-    eps: float
-    loss: Loss
+    budget: ClassVar[str | None] = None  # the field that `run` takes per row
     clip: tuple[float, float] | None
 
     def __post_init__(self) -> None:
@@ -64,6 +64,7 @@ class Attack(Generic[S]):
         *,
         target: Tensor | None = None,
         eps: float | Tensor | None = None,
+        initial_const: float | Tensor | None = None,
         seed: int = 0,
         index: Tensor | None = None,
     ) -> AttackResult:
@@ -77,6 +78,7 @@ class Attack(Generic[S]):
                 given. Beside `target` it is only checked to differ from it.
             target: (N,) int64 classes to reach.
             eps: budget in place of the attack's own: a number, or one per image (N,).
+            initial_const: the same for attacks that search for the weight of their loss.
             seed: seed of the attack's random numbers.
             index: (N,) int64 place of each image in its data set, the key of its random numbers;
                 0..N-1 by default.
@@ -86,7 +88,8 @@ class Attack(Generic[S]):
             UserWarning says how many there are.
 
         Raises:
-            TypeError: x or labels of a wrong dtype, a model that is neither module nor callable.
+            TypeError: x or labels of a wrong dtype, a model that is neither module nor callable, a
+                budget that the attack has not.
             ValueError: NaN or inf in x, x outside the box, a label out of range, a target equal to
                 its label, a wrong shape, a negative eps, a model whose output is not (N, K).
             RuntimeError: tensors or model on different devices.
@@ -107,30 +110,76 @@ class Attack(Generic[S]):
             # A clone: tensors made in inference mode cannot take part in autograd. A half-precision
             # image moves in float32, and is rounded once, before the verdict.
             x0 = x.to(torch.promote_types(x.dtype, torch.float32), copy=True).contiguous()
-            y, sign, valid, asked = goal(network, x0, y, target)
-            rows = Rows(
-                x0=x0,
-                y=y.clone(),
-                sign=sign,
-                eps=checks.per_row(self.eps if eps is None else eps, x0, "eps").contiguous(),
-                index=row_index(index, x0).contiguous(),
-                seed=seed,
-            )
-            for caution in self.cautions(rows):
+            state = self.start(
+                network, x0, y, target=target, eps=eps, initial_const=initial_const,
+                seed=seed, index=index,
+            )  # fmt: skip
+            for caution in self.cautions(state):
                 warnings.warn(caution, UserWarning, stacklevel=2)
-            state = self.init(rows)
-            state.queries += asked
-            state.invalid |= ~valid
-            self._drive(network, state)
+            slots.drive(self, network, state)
             adv = self.verdict(network, state)
             return self._judge(network, state, x, adv)
+
+    def start(
+        self,
+        network: Oracle,
+        x0: Tensor,
+        y: Tensor | None = None,
+        *,
+        target: Tensor | None = None,
+        eps: float | Tensor | None = None,
+        initial_const: float | Tensor | None = None,
+        seed: int = 0,
+        index: Tensor | None = None,
+    ) -> S:
+        """Return the state of rows of which nothing is known but what they want.
+
+        `network` is asked about labels that are not given; `x0` (N, ...) lies inside `clip`, is
+        contiguous, at least float32, and kept. Other arguments are those of :meth:`run`.
+        """
+        budgets = {}
+        for name, value in (("eps", eps), ("initial_const", initial_const)):
+            if name == self.budget:
+                value = getattr(self, name) if value is None else value
+                budgets[name] = checks.per_row(value, x0, name).contiguous()
+            elif value is not None:
+                own = self.budget or "no budget"
+                raise TypeError(f"{type(self).__name__} must be given {own} per row, got {name}")
+        wish = goal(network, x0, y, target)
+        self.require(wish.sign)
+        label, asked = None, wish.asked
+        if self.reads_units:
+            z = wish.z
+            # A guess is made at the clean image; a target's vector and a one-hot label are known.
+            if z is None:
+                z = network.decide(x0)[0]
+                asked += int(network.head.vectors is not None and bool((wish.sign > 0).any()))
+            label = label_vectors(network.head, z, wish.y, wish.sign)
+        rows = Rows(
+            x0=x0,
+            y=wish.y.clone(),
+            sign=wish.sign,
+            index=row_index(index, x0).contiguous(),
+            seed=seed,
+            label=label,
+            **budgets,
+        )
+        state = self.init(rows)
+        state.queries += asked
+        state.invalid |= ~wish.valid
+        return state
 
     def init(self, rows: Rows) -> S:
         """Return the state of rows that have not been asked about yet."""
         raise NotImplementedError
 
     def update(self, network: Oracle, state: S) -> None:
-        """Ask the network once about every row and move it, in place."""
+        """Ask the network about every row and move it, in place."""
+        live = ~self.done(state)
+        self.advance(state, self.ask(network, state, live), live)
+
+    def advance(self, state: S, answer: Answer, live: Tensor) -> None:
+        """Move the rows by the answer at ``state.x``, in place; only `live` ones (N,) count."""
         raise NotImplementedError
 
     def done(self, state: S) -> Tensor:
@@ -148,37 +197,43 @@ class Attack(Generic[S]):
         or under the training loss the units with the label's target vector. On codewords that is
         something else, and where the paper's tables went wrong.
         """
-        return network.resembles(z, state.y, self.loss) == (state.sign < 0)
+        same = resembles(network.head, z, state.y, self.objective, state.label)
+        return same == (state.sign < 0)
 
     @property
     def objective(self) -> Loss:
         """The loss to climb, as the network is asked for it."""
-        return self.loss
+        raise NotImplementedError
+
+    @property
+    def reads_units(self) -> bool:
+        """Whether rows need a label vector beside the output units."""
+        return reads_units(self.objective)
+
+    @property
+    def starts_at_image(self) -> bool:
+        """Whether the first question is about the clean image, whatever the budget."""
+        return False
+
+    @property
+    def stride(self) -> int:
+        """Updates between two looks at which rows are done; a look waits for the device."""
+        return 1
 
     def cautions(self, rows: Rows) -> list[str]:
         """Return what a direct caller should be warned of."""
         return []
 
+    def require(self, sign: Tensor) -> None:
+        """Raise ValueError where the rows' directions (N,), 1 away and -1 towards, do not suit."""
+
     def ask(self, network: Oracle, state: S, live: Tensor, gradient: bool = True) -> Answer:
         """Ask about every row at ``state.x``; book it on the rows that are `live`, (N,) bool."""
         question = network.gradient if gradient else network.score
-        answer = question(state.x, state.y, self.objective, state.sign)
+        answer = question(state.x, state.y, self.objective, state.sign, state.label)
         state.queries += live * (2 if gradient else 1)
         state.invalid |= live & ~answer.valid
         return answer
-
-    def _drive(self, network: Oracle, state: S) -> None:
-        """Update the rows until all are done; those that are leave the batch as it shrinks."""
-        rows = torch.arange(len(state), device=state.x.device)
-        batch = state.take(rows)
-        while standing := int((~self.done(batch)).sum()):
-            size = _shrunk(len(batch), standing)
-            if size < len(batch):
-                state.put(rows, batch)
-                order = self.done(batch).int().argsort(stable=True)[:size]
-                rows, batch = rows[order], batch.take(order)
-            self.update(network, batch)
-        state.put(rows, batch)
 
     def _judge(self, network: Oracle, state: S, x: Tensor, adv: Tensor) -> AttackResult:
         """Decide on the images as the caller gets them, after the attack and apart from it."""
@@ -202,6 +257,7 @@ class Attack(Generic[S]):
             queries=state.queries + 1,
             decision=decision.masked_fill(invalid, -1),
             invalid=invalid,
+            stalled=state.stalled,
         )
 
 
@@ -220,13 +276,6 @@ def from_repr(text: str) -> Attack[Any]:
     return attack
 
 
-def _shrunk(size: int, standing: int) -> int:
-    """Halve a batch while those standing fit: rows leave, and the network sees few shapes."""
-    while size // 2 >= standing:
-        size //= 2
-    return size
-
-
 def _inside(x: Tensor, clip: tuple[float, float] | None) -> None:
     if clip is not None and len(x) and (float(x.min()) < clip[0] or float(x.max()) > clip[1]):
         raise ValueError(
@@ -238,4 +287,4 @@ def _inside(x: Tensor, clip: tuple[float, float] | None) -> None:
 def _empty(x: Tensor) -> AttackResult:
     flags = torch.zeros(0, dtype=torch.bool, device=x.device)
     size, place = x.new_zeros(0), flags.long()
-    return AttackResult(x.detach().clone(), flags, flags, size, size, place, place, flags)
+    return AttackResult(x.detach().clone(), flags, flags, size, size, place, place, flags, flags)

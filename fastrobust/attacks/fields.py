@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
-from ..engine import LOSSES
+from ..objectives import LOSSES
 
 
 def number(name: str, value: Any) -> float:

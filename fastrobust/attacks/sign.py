@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..engine import TRAIN_BY_SUM, Answer, Loss, Oracle
+from ..engine import Answer, Oracle
+from ..objectives import TRAIN_BY_SUM, Loss
 from ..ops.start import launch_start
 from ..ops.step import launch_step
 from .base import Attack
@@ -40,6 +41,9 @@ class SignState(State):
 class SignAttack(Attack[SignState]):
     """The rule of the family; what a subclass does not have as a field is set here."""
 
+    budget = "eps"
+    eps: float
+    loss: Loss
     step_size: float | None = None  # eps itself
     steps: int = 1
     decay: float = 0.0
@@ -63,10 +67,9 @@ class SignAttack(Attack[SignState]):
         self._start(state)
         return state
 
-    def update(self, network: Oracle, state: SignState) -> None:
+    def advance(self, state: SignState, answer: Answer, live: Tensor) -> None:
         """Look at the iterate, then take a step from it."""
-        live = ~self.done(state)
-        answer = self.ask(network, state, live)
+        assert state.eps is not None
         self._look(state, answer, live)
         lo, hi = self.clip or (None, None)
         size = state.eps if self.step_size is None else self.step_size
@@ -106,6 +109,16 @@ class SignAttack(Attack[SignState]):
         return super().claim(network, state, z) if state.best is None else state.won
 
     @property
+    def objective(self) -> Loss:
+        """The loss to climb."""
+        return self.loss
+
+    @property
+    def starts_at_image(self) -> bool:
+        """Whether the first gradient is that of the clean image."""
+        return not self.random_start
+
+    @property
     def _kind(self) -> str:
         """How a step is made of the gradient."""
         return "l2" if self.norm == "l2" else "sign"
@@ -118,6 +131,7 @@ class SignAttack(Attack[SignState]):
         """
         state.x.copy_(state.x0)
         if self.random_start:
+            assert state.eps is not None
             launch_start(
                 state.x, state.x0, self.norm, state.eps,
                 state.seed, state.index, state.restart, None, None,
@@ -143,7 +157,9 @@ class FGSM(SignAttack):
     Args:
         eps: radius of the linf ball.
         loss: ``"ce"``, ``"margin"`` or ``"dlr"`` on class scores, ``"train"`` for the model's own
-            training loss (the paper's reading), or a callable (scores (N, K), y (N,)) -> (N,).
+            training loss (the paper's reading), ``"units-ce"`` for cross-entropy of the output
+            units (what the paper's published code left inside BIM), or a callable
+            (scores (N, K), y (N,)) -> (N,).
         clip: box of the pixels, or None for no box (cleverhans' default).
 
     Raises:
@@ -186,6 +202,7 @@ class BIM(FGSM):
 
     def cautions(self, rows: Rows) -> list[str]:
         """Say where the step jumps across the whole ball."""
+        assert rows.eps is not None
         wide = (rows.eps > 0) & (self.step_size > 2 * rows.eps)
         if not wide.any():
             return []

@@ -19,17 +19,21 @@ class Rows:
         x0: (N, ...) clean images.
         y: (N,) int64 label to leave, or target to reach.
         sign: (N,) 1 in untargeted rows, -1 in targeted rows: the factor of the loss to climb.
-        eps: (N,) budget of the row, in pixel units.
         index: (N,) int64 place of the image in its data set, the key of its random numbers.
         seed: seed of the random numbers, shared by the rows.
+        eps: (N,) budget of the row in pixel units, for attacks inside a ball.
+        initial_const: (N,) first weight of the loss against the distance, for attacks that search.
+        label: (N, d) label vector beside the output units, for attacks in units view.
     """
 
     x0: Tensor
     y: Tensor
     sign: Tensor
-    eps: Tensor
     index: Tensor
     seed: int
+    eps: Tensor | None = None
+    initial_const: Tensor | None = None
+    label: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x0)
@@ -65,12 +69,14 @@ class State(Rows):
         iteration: (N,) int64 updates made.
         queries: (N,) int64 forwards and backwards that the row has cost.
         invalid: (N,) bool, True where the network gave NaN.
+        stalled: (N,) bool, True where the attack stopped since all its gradients were zero.
     """
 
     x: Tensor
     iteration: Tensor
     queries: Tensor
     invalid: Tensor
+    stalled: Tensor
 
 
 def beside(flags: Tensor, images: Tensor) -> Tensor:
@@ -81,4 +87,9 @@ def beside(flags: Tensor, images: Tensor) -> Tensor:
 def counters(rows: Rows) -> dict[str, Any]:
     """Return the fields of a :class:`State` that every rule starts at zero."""
     zeros = torch.zeros_like(rows.index)
-    return {"iteration": zeros, "queries": zeros.clone(), "invalid": zeros.bool()}
+    return {
+        "iteration": zeros,
+        "queries": zeros.clone(),
+        "invalid": zeros.bool(),
+        "stalled": zeros.bool(),
+    }

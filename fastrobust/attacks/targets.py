@@ -1,5 +1,7 @@
 """Which class a row must leave or reach."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -54,14 +56,26 @@ def row_index(index: Tensor | None, like: Tensor) -> Tensor:
     return checks.labels(index, len(like), 2**63 - 1, like.device, "index")
 
 
-def goal(
-    oracle: Oracle, x: Tensor, y: Tensor | None, target: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Say what each row wants.
+class Goal(NamedTuple):
+    """What each row wants.
 
-    Returns:
-        The label to leave or the target to reach (N,); the sign of the loss (N,) that leads there;
-        whether the row is valid (N,); and the evaluations of each row that this took.
+    Attributes:
+        y: (N,) int64 label to leave or target to reach.
+        sign: (N,) factor of the loss that leads there.
+        valid: (N,) bool, False where the network gave NaN.
+        asked: evaluations of each row that this took.
+        z: (N, d) pre-activations of the images, where they were asked for.
+    """
+
+    y: Tensor
+    sign: Tensor
+    valid: Tensor
+    asked: int
+    z: Tensor | None
+
+
+def goal(oracle: Oracle, x: Tensor, y: Tensor | None, target: Tensor | None) -> Goal:
+    """Say what each row wants.
 
     Raises:
         TypeError, ValueError, RuntimeError: labels that :func:`fastrobust.checks.labels` refuses,
@@ -71,15 +85,15 @@ def goal(
     sign = torch.ones(len(x), dtype=x.dtype, device=x.device)
     if y is None and target is None:
         # The model's own decision, so that the attack learns nothing from the true label.
-        _, decision, valid = oracle.decide(x)
-        return decision, sign, valid, 1
+        z, decision, valid = oracle.decide(x)
+        return Goal(decision, sign, valid, 1, z)
     classes = oracle.num_classes(x)
     if y is not None:
         y = checks.labels(y, len(x), classes, x.device, "y")
         if target is None:
-            return y, sign, valid, 0
+            return Goal(y, sign, valid, 0, None)
     target = checks.labels(target, len(x), classes, x.device, "target")
     if y is not None and (target == y).any():
         row = int((target == y).nonzero()[0])
         raise ValueError(f"target must differ from y, got {int(y[row])} for both in row {row}")
-    return target, -sign, valid, 0
+    return Goal(target, -sign, valid, 0, None)
