@@ -6,6 +6,7 @@ columns of an honest attacker, who attacks the decision instead of the training 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from . import attacks, paper
 from .plans import ABLATION, FIGURE_1
@@ -77,47 +78,50 @@ class Column:
         return paper.grid(self.table, self.like or self.name)
 
 
-def bim(eps: float) -> object:
+def _bim(eps: float) -> object:
     return attacks.BIM(eps=eps, loss="train")
 
 
-def bim_published(eps: float) -> object:
+def _bim_published(eps: float) -> object:
     """Keep what the published code leaves inside BIM: cross-entropy on the last layer's units."""
     return attacks.BIM(eps=eps, loss="units-ce")
 
 
-def fgsm(eps: float) -> object:
+def _fgsm(eps: float) -> object:
     return attacks.FGSM(eps=eps, loss="train")
 
 
-def madry(eps: float) -> object:
+def _madry(eps: float) -> object:
     return replace(attacks.PGD.madry(eps), loss="train")
 
 
-def mim(eps: float) -> object:
+def _mim(eps: float) -> object:
     return attacks.MIM(eps=eps, loss="train")
 
 
-def mim_divided(eps: float) -> object:
+def _mim_divided(eps: float) -> object:
     """Divide the codeword by its sum, as cleverhans does to every label."""
     return replace(attacks.MIM(eps=eps, loss="train"), label_sum_norm=True)
 
 
-def honest(eps: float) -> object:
+def _honest(eps: float) -> object:
     """Attack cross-entropy on the class scores; steps of 2.5 eps / steps (arXiv 1706.06083)."""
     return attacks.PGD(eps=eps, loss="ce", step_size=round(2.5 * eps / 20, 9), steps=20)
 
 
-def deep_fool(view: str) -> Make:
+def _deep_fool(view: str) -> Make:
     return lambda steps: attacks.DeepFool(max_steps=int(steps), view=view)
 
 
 def columns(effort: Effort) -> tuple[Column, ...]:
     """Return every column of every table, those of one table in the order of the page."""
-    literal = {"on_failure": "clean", "abort_from": 1e6}  # what cleverhans v2.1.0 does
-    adam = {"max_steps": effort.cw_steps, "learning_rate": effort.learning_rate}
+    literal: dict[str, Any] = {
+        "on_failure": "clean",
+        "abort_from": 1e6,
+    }  # what cleverhans v2.1.0 does
+    adam: dict[str, Any] = {"max_steps": effort.cw_steps, "learning_rate": effort.learning_rate}
 
-    def cw(c: float, **fields: object) -> object:
+    def cw(c: float, **fields: Any) -> object:
         return attacks.CWL2(initial_const=c, **adam, **fields)
 
     def cw_units(c: float) -> object:
@@ -139,14 +143,14 @@ def columns(effort: Effort) -> tuple[Column, ...]:
 
     def signs(table: int, targeted: bool) -> list[Column]:
         return [
-            Column(table, "MIM", mim, targeted=targeted),
-            Column(table, "BIM", bim, targeted=targeted),
-            Column(table, "FGSM", fgsm, targeted=targeted),
-            Column(table, "Madry", madry, targeted=targeted),
-            Column(table, HONEST, honest, "class", like="BIM", targeted=targeted),
-            Column(table, "BIM, CE on units", bim_published, like="BIM", targeted=targeted),
+            Column(table, "MIM", _mim, targeted=targeted),
+            Column(table, "BIM", _bim, targeted=targeted),
+            Column(table, "FGSM", _fgsm, targeted=targeted),
+            Column(table, "Madry", _madry, targeted=targeted),
+            Column(table, HONEST, _honest, "class", like="BIM", targeted=targeted),
+            Column(table, "BIM, CE on units", _bim_published, like="BIM", targeted=targeted),
             Column(
-                table, "MIM, label / sum", mim_divided, like="MIM", targeted=targeted,
+                table, "MIM, label / sum", _mim_divided, like="MIM", targeted=targeted,
                 models=(CODED,),
             ),
         ]  # fmt: skip
@@ -162,30 +166,30 @@ def columns(effort: Effort) -> tuple[Column, ...]:
 
     victims = (MSE, CODED)
     attacked = (CE, CODED)
-    tenth = {"models": CODED_MODELS, "values": (0.1,)}
+    tenth: dict[str, Any] = {"models": CODED_MODELS, "values": (0.1,)}
     return (
         *signs(3, targeted=False),
-        Column(3, "DeepFool", deep_fool("units")),
-        Column(3, "DeepFool", deep_fool("class"), "class"),
-        Column(3, "DeepFool, logits", deep_fool("class"), like="DeepFool", models=(MSE,)),
+        Column(3, "DeepFool", _deep_fool("units")),
+        Column(3, "DeepFool", _deep_fool("class"), "class"),
+        Column(3, "DeepFool, logits", _deep_fool("class"), like="DeepFool", models=(MSE,)),
         *carlini_wagner(3, targeted=False),
         *signs(5, targeted=True),
         *carlini_wagner(5, targeted=True),
         Column(5, "L-BFGS", lbfgs_units, targeted=True),
         Column(5, "L-BFGS", lbfgs, "class", targeted=True),
         Column(6, "CWL2", cw_units, models=victims, source=CE),
-        Column(6, "DeepFool", deep_fool("units"), models=victims, source=CE),
-        Column(6, "MIM", mim, models=victims, source=CE),
+        Column(6, "DeepFool", _deep_fool("units"), models=victims, source=CE),
+        Column(6, "MIM", _mim, models=victims, source=CE),
         Column(7, "CWL2", cw_units, targeted=True, models=attacked),
         Column(7, "modified CWL2", modified, targeted=True, models=attacked),
         Column(7, "CWL2", cw, "class", targeted=True, models=attacked),
-        Column(ABLATION, "MIM", mim, **tenth),
-        Column(ABLATION, "BIM", bim, **tenth),
-        Column(ABLATION, HONEST, honest, "class", **tenth),
+        Column(ABLATION, "MIM", _mim, **tenth),
+        Column(ABLATION, "BIM", _bim, **tenth),
+        Column(ABLATION, HONEST, _honest, "class", **tenth),
         Column(
             ABLATION, "modified CWL2", modified, targeted=True, parameter="initial_const", **tenth
         ),
         Column(
-            FIGURE_1, "Madry", madry, values=PROBES, targeted=True, models=attacked, probe=True
+            FIGURE_1, "Madry", _madry, values=PROBES, targeted=True, models=attacked, probe=True
         ),
     )  # fmt: skip
