@@ -82,6 +82,18 @@ class Cell:
         if self.attack is not None:
             attacks.from_repr(self.attack)
 
+    @property
+    def line(self) -> str:
+        """Name of its line in a table: the model, under transfer ``source → model``."""
+        return f"{self.source} → {self.model}" if self.source else self.model
+
+    @property
+    def words(self) -> str:
+        """Its attack in words: column, view and parameter."""
+        view = " in class view" if self.view == "class" else ""
+        at = "" if self.value is None else f" at {self.parameter} = {self.value:g}"
+        return f"{self.column}{view}{at}"
+
 
 @dataclass(frozen=True)
 class Plan:
