@@ -42,18 +42,20 @@ def curves(run: Run, *, targeted: bool, parameter: str = "eps") -> str | None:
     for axes, model in zip(panels, models, strict=True):
         own = [result for result in results if result.cell.model == model]
         for (column, view), colour in colours.items():
-            points = [r for r in own if (r.cell.column, r.cell.view) == (column, view)]
+            # Two tables may share a point.
+            points = {r.value: r for r in own if (r.cell.column, r.cell.view) == (column, view)}
             if points:
                 label = f"{column} ({VIEW_NAMES[view]})"
-                _line(axes, points, label, colour, thick=view == "class")
+                _line(axes, list(points.values()), label, colour, thick=view == "class")
         if not targeted and parameter == "eps":
             _worst_case(axes, own)
         _dress(axes, model, parameter)
     panels[0].set_ylabel("targeted success" if targeted else "accuracy", color=_INK)
-    handles, labels = panels[0].get_legend_handles_labels()
+    lines = {line.get_label(): line for axes in panels for line in axes.get_lines()}
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=3, frameon=False, labelcolor=_INK
-    )
+        lines.values(), lines.keys(), loc="outside lower center", ncols=3, frameon=False,
+        labelcolor=_INK,
+    )  # fmt: skip
     return _svg(figure)
 
 

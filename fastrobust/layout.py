@@ -9,7 +9,7 @@ from . import attacks
 from .marks import Marks
 from .plans import ABLATION, FIGURE_1, VIEWS, Cell
 from .results import Result, Run, robust_at, smallest_breaks
-from .tables import VIEW_NAMES, Entry, Group, RateTable
+from .tables import LETTERS, VIEW_NAMES, Entry, Group, RateTable
 
 TITLES = {
     3: ("Accuracy under untargeted attack", "Higher is better for the classifier."),
@@ -62,7 +62,6 @@ def _search(run: Run, marks: Marks) -> RateTable | None:
     cells = [result.cell for result in run.select(table=FIGURE_1)]
     if not cells:
         return None
-    cells.sort(key=lambda cell: cell.value or 0.0)
     models, groups = _groups(run, cells, marks)
     caption = (
         "A bisection looks for the smallest eps at which every image reaches its target; what is "
@@ -89,9 +88,9 @@ def _groups(run: Run, cells: list[Cell], marks: Marks) -> tuple[tuple[str, ...],
         return Entry(result.rate, result.defended, result.paper, marks.get(result, ()), notes)
 
     def group(name: str, view: str | None, own: list[Cell]) -> Group:
-        columns = dict.fromkeys((cell.parameter, cell.value) for cell in own)
+        columns = sorted({(cell.parameter, cell.value) for cell in own}, key=lambda c: c[1] or 0.0)
         at = {(cell.parameter, cell.value, cell.line): cell for cell in own}
-        heads = tuple(f"{p} {v:g}" if p else "accuracy" for p, v in columns)
+        heads = tuple(f"{LETTERS.get(p, p)} {v:g}" if p else "accuracy" for p, v in columns)
         entries = {line: tuple(entry(at.get((p, v, line))) for p, v in columns) for line in lines}
         return Group(name, view, heads, entries)
 
@@ -104,8 +103,8 @@ def _notes(run: Run, result: Result) -> tuple[str, ...]:
     if twin := run.twin(result):
         return (f"white box {twin.rate.value:.3f}",)
     if _stops_by_units(result.cell):
-        claims, false = result.claims.value, result.false_claims.value
-        return (f"claims {claims:.2f}" + (f", false {false:.2f}" if false else ""),)
+        false = (f"false {result.false_claims.value:.2f}",) if result.false_claims.hits else ()
+        return (f"claims {result.claims.value:.2f}", *false)
     return ()
 
 

@@ -8,7 +8,7 @@ from . import attacks
 from .marks import LEGEND
 from .plans import Cell
 from .results import Result, Run
-from .tables import VIEW_NAMES, TextTable
+from .tables import LETTERS, VIEW_NAMES, TextTable
 
 FIRST_SUCCESS = "first success"
 
@@ -22,7 +22,8 @@ def attack_tables(run: Run) -> list[TextTable]:
             continue
         attack = attacks.from_repr(cell.attack)
         name = (cell.column, VIEW_NAMES[cell.view])
-        varied[name] = cell.parameter
+        letter = LETTERS.get(cell.parameter)
+        varied[name] = f"{cell.parameter} ({letter})" if letter else cell.parameter
         constants = columns.setdefault(name, {})
         for field in fields(cast(Any, attack)):
             if field.name != cell.parameter:

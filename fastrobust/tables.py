@@ -11,6 +11,7 @@ from .marks import Mark
 from .results import Rate
 
 VIEW_NAMES = {"paper": "paper's view", "class": "class view"}
+LETTERS = {"initial_const": "c", "max_steps": "m"}  # as in the paper's Table 1
 COLUMNS_PER_BLOCK = 12  # columns side by side, as in the paper
 
 
@@ -54,7 +55,8 @@ class Entry:
         words = [f"{self.rate.value:.3f} [{low:.3f}, {high:.3f}]"]
         if self.paper is not None:
             words.append(f"(paper {self.paper:.3f}, {self.difference:+.3f})")
-        words += [f"({note})" for note in self.notes]
+        if self.notes:
+            words.append(f"({', '.join(self.notes)})")
         return " ".join(words + [mark.sign for mark in self.marks])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_run import CLASSES, prepare
 
-from fastrobust import layout, marks, paper, report, results, sweep
+from fastrobust import listings, marks, paper, report, results, sweep
 from fastrobust.errors import StoreError
 from fastrobust.plans import Cell, Plan
 from fastrobust.results import Rate, robust_at, smallest_breaks
@@ -244,7 +244,7 @@ def test_the_files_agree(swept):
 
 
 def test_tables_1_and_2_come_from_the_attacks(swept):
-    first, second = layout.attack_tables(results.read(swept[1]))
+    first, second = listings.attack_tables(results.read(swept[1]))
     assert ("BIM", "paper's view", "eps") in first.rows
     constants = dict((name, text) for name, _, text in second.rows)
     assert "step_size 0.05" in constants["BIM"] and "steps 3" in constants["BIM"]
