@@ -8,6 +8,7 @@
 #include <torch/version.h>
 
 #include "cpu.h"
+#include "cw_step.h"
 #include "decode.h"
 #include "head.h"
 #include "start.h"
@@ -94,6 +95,13 @@ Tensor input_int64(const Tensor& t, const char* name, int64_t rows, const Tensor
   require<py::type_error>(t.scalar_type() == at::kLong, name, " must be int64, got ", dtype(t));
   require_shape(t, name, {rows});
   require_on(t, name, like, like_name);
+  return t.contiguous();
+}
+
+Tensor input_flags(const Tensor& t, const char* name, int64_t rows, const Tensor& x) {
+  require<py::type_error>(t.scalar_type() == at::kBool, name, " must be bool, got ", dtype(t));
+  require_shape(t, name, {rows});
+  require_on(t, name, x, "x");
   return t.contiguous();
 }
 
@@ -210,7 +218,8 @@ void decode(Tensor u, Tensor vectors, Tensor index, Tensor distance) {
 void head(Tensor z, optional<Tensor> vectors, Tensor y, const string& activation,
           const string& loss, Tensor value, Tensor dz, Tensor decision, Tensor margin) {
   const auto kind = pick<Activation>("activation", activation, {"tanh", "softmax", "none"});
-  const auto wish = pick<Loss>("loss", loss, {"ce", "mse", "margin", "dlr", "cw"});
+  const auto wish =
+      pick<Loss>("loss", loss, {"ce", "mse", "margin", "dlr", "cw", "distance", "squared"});
   require_floating(z, "z");
   require_matrix(z, "z", "(N, d)");
   const int64_t N = z.size(0), d = z.size(1);
@@ -295,6 +304,95 @@ void step_(Tensor x, Tensor x0, Tensor grad, optional<Tensor> momentum, const st
   });
 }
 
+void cw_step_(Tensor x, Tensor w, Tensor m, Tensor v, Tensor origin, Tensor best, Tensor best_l2,
+              Tensor best_f, Tensor loss, Tensor c, Tensor lower, Tensor upper, Tensor t,
+              Tensor search, Tensor found, Tensor won, Tensor x0, Tensor grad, Tensor f, Tensor hit,
+              Tensor hasty, int64_t iterations, int64_t searches, int64_t patience,
+              double learning_rate, double abort_from, double lo, double hi) {
+  require_floating(x, "x");
+  require<py::value_error>(x.dim() >= 1, "x must have shape (N, ...), got a single number");
+  require<py::value_error>(lo < hi && std::isfinite(lo) && std::isfinite(hi),
+                           "lo must be < hi and both finite, got ", lo, " and ", hi);
+  require<py::value_error>(iterations >= 1 && searches >= 1 && patience >= 0,
+                           "iterations and searches must be >= 1 and patience >= 0, got ",
+                           iterations, ", ", searches, " and ", patience);
+  const int64_t N = x.size(0);
+  const at::IntArrayRef row(&N, 1);
+  for (auto [tensor, name] : {std::pair{&x, "x"},
+                              {&w, "w"},
+                              {&m, "m"},
+                              {&v, "v"},
+                              {&origin, "origin"},
+                              {&best, "best"}}) {
+    require_shape(*tensor, name, x.sizes());
+    input(*tensor, name, x, "x");
+    prepare_in_place(*tensor, name);
+  }
+  for (auto [tensor, name] : {std::pair{&best_l2, "best_l2"},
+                              {&best_f, "best_f"},
+                              {&loss, "loss"},
+                              {&c, "const"},
+                              {&lower, "lower"},
+                              {&upper, "upper"}}) {
+    require_shape(*tensor, name, row);
+    input(*tensor, name, x, "x");
+    prepare_in_place(*tensor, name);
+  }
+  for (auto [tensor, name] : {std::pair{&t, "t"}, {&search, "search"}}) {
+    input_int64(*tensor, name, N, x, "x");
+    prepare_in_place(*tensor, name);
+  }
+  for (auto [tensor, name] : {std::pair{&found, "found"}, {&won, "won"}}) {
+    input_flags(*tensor, name, N, x);
+    prepare_in_place(*tensor, name);
+  }
+  require_shape(x0, "x0", x.sizes());
+  require_shape(grad, "grad", x.sizes());
+  require_shape(f, "f", row);
+  x0 = input(x0, "x0", x, "x");
+  grad = input(grad, "grad", x, "x");
+  f = input(f, "f", x, "x");
+  hit = input_flags(hit, "hit", N, x);
+  hasty = input_flags(hasty, "hasty", N, x);
+  if (x.numel() == 0) return;
+  for (auto [tensor, name] : {std::pair{&x0, "x0"}, {&grad, "grad"}, {&w, "w"}, {&best, "best"}})
+    require_apart(x, "x", *tensor, name);
+  const int64_t n = x.numel() / N;
+  with_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    run(CwStepArgs<T>{out<T>(x),
+                      out<T>(w),
+                      out<T>(m),
+                      out<T>(v),
+                      out<T>(origin),
+                      in<T>(x0),
+                      in<T>(grad),
+                      in<T>(f),
+                      in<bool>(hit),
+                      in<bool>(hasty),
+                      out<T>(best),
+                      out<T>(best_l2),
+                      out<T>(best_f),
+                      out<T>(loss),
+                      out<T>(c),
+                      out<T>(lower),
+                      out<T>(upper),
+                      out<int64_t>(t),
+                      out<int64_t>(search),
+                      out<bool>(found),
+                      out<bool>(won),
+                      iterations,
+                      searches,
+                      patience,
+                      static_cast<T>(learning_rate),
+                      static_cast<T>(abort_from),
+                      {static_cast<T>(lo), static_cast<T>(hi)},
+                      N,
+                      n},
+        x, 16 * n);
+  });
+}
+
 void random_start_(Tensor x, Tensor x0, const string& norm, Number eps, uint64_t seed, Tensor index,
                    std::variant<int64_t, Tensor> restart, optional<double> lo,
                    optional<double> hi) {
@@ -356,6 +454,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("head",          &head,          Free(), "loss, gradient, decision and margin of each row");
   m.def("tanh_mse",      &tanh_mse,      Free(), "mean squared error of tanh(z), or its gradients");
   m.def("step_",         &step_,         Free(), "one attack update in place");
+  m.def("cw_step_",      &cw_step_,      Free(), "one iteration of Carlini and Wagner's L2 attack");
   m.def("random_start_", &random_start_, Free(), "a random point of each eps-ball, in place");
   m.def("facts",         &facts,                 "what this extension was built with");
   // clang-format on

@@ -7,7 +7,7 @@
 namespace fastrobust {
 
 enum class Activation { kTanh, kSoftmax, kNone };
-enum class Loss { kCe, kMse, kMargin, kDlr, kCw };
+enum class Loss { kCe, kMse, kMargin, kDlr, kCw, kDistance, kSquared };
 
 template <typename T>
 struct HeadArgs {
@@ -26,7 +26,7 @@ struct HeadArgs {
 
 template <typename T>
 int64_t scratch_size(const HeadArgs<T>& a) {
-  return a.d + a.K + 2;
+  return a.d + a.K + 3;
 }
 
 // Class scores are the units themselves, so that a gradient on scores is one on units.
@@ -125,6 +125,31 @@ FR_HD T unit_mse(T* u, int64_t d, Target target, Team team, T* sum) {
   return *sum / d;
 }
 
+// How much farther the units u are from target(y, .) than from target(rival, .), as a difference of
+// distances or of their squares; leaves its gradient on u in u. The difference of the squares is
+// affine in u and summed as such; a distance of zero, which has no gradient, is guarded.
+template <typename T, typename Team, typename Target>
+FR_HD T unit_distance(T* u, int64_t d, int64_t y, int64_t rival, bool squared, Target target,
+                      Team team, T* sum) {
+  team.template sums<kCodeLanes, T>(
+      3, d,
+      [=](int64_t r, int64_t j, T acc) FR_LAMBDA {
+        const T own = target(y, j), other = target(rival, j);
+        const T a = r < 2 ? u[j] - (r ? other : own) : other - own;
+        return fused(a, r < 2 ? a : 2 * u[j] - own - other, acc);
+      },
+      [=](int64_t r, T total) FR_LAMBDA { sum[r] = total; });
+  team.sync();
+  constexpr T kTiny = sizeof(T) == 4 ? T(1e-12) : T(1e-24);
+  const T far = root(sum[0] < kTiny ? kTiny : sum[0]), near = root(sum[1] < kTiny ? kTiny : sum[1]);
+  const T gap = sum[2];
+  team.each(d, [=](int64_t j) FR_LAMBDA {
+    const T own = target(y, j), other = target(rival, j);
+    u[j] = squared ? 2 * (other - own) : (u[j] - own) / far - (u[j] - other) / near;
+  });
+  return squared ? gap : gap / (far + near);
+}
+
 // Softmax of z (its scores) into u and dz.
 template <typename T, typename Team>
 FR_HD void softmax_units(T* score, int64_t K, T max, T* u, T* dz, Team team, T* sum) {
@@ -142,6 +167,13 @@ FR_HD void chain_softmax(const T* du, int64_t K, T* dz, Team team, T* sum) {
   team.sync();
   const T mean = *sum;
   team.each(K, [=](int64_t k) FR_LAMBDA { dz[k] *= du[k] - mean; });
+}
+
+// No other class to be nearer to, and nothing to gain.
+template <typename T, typename Team>
+FR_HD T nearest_of_one(T* u, int64_t d, Team team) {
+  team.each(d, [=](int64_t j) FR_LAMBDA { u[j] = 0; });
+  return -kInfinity<T>;
 }
 
 template <typename T, typename Team>
@@ -180,19 +212,26 @@ FR_HD void compute_row(const HeadArgs<T>& a, int64_t row, Team team, T* scratch)
   const T margin = scale * (score[y] - top.value[top.index[0] == y ? 1 : 0]);
 
   T loss;
-  if (a.kind != Loss::kMse) {
+  if (a.kind < Loss::kDistance && a.kind != Loss::kMse) {
     loss = score_loss(a, score, y, top, scale, team, sum);
     team.sync();
     chain_scores(a, score, u, dz, team);
   } else {
     team.sync();
     if (softmax) softmax_units(score, K, top.value[0], u, dz, team, sum);
-    const T* target = a.vectors ? a.vectors + y * d : nullptr;
-    loss = a.vectors ? unit_mse(
-                           u, d, [=](int64_t j) FR_LAMBDA { return target[j]; }, team, sum)
-                     : unit_mse(u, d, [=](int64_t j) FR_LAMBDA { return T(j == y); }, team, sum);
+    const T* vectors = a.vectors;
+    const auto target = [=](int64_t k, int64_t j)
+                            FR_LAMBDA { return vectors ? vectors[k * d + j] : T(j == k); };
+    if (a.kind == Loss::kMse)
+      loss = unit_mse(u, d, [=](int64_t j) FR_LAMBDA { return target(y, j); }, team, sum);
+    else if (K > 1)
+      loss = unit_distance(u, d, y, top.index[top.index[0] == y ? 1 : 0], a.kind == Loss::kSquared,
+                           target, team, sum);
+    else
+      loss = nearest_of_one(u, d, team);
+    team.sync();
     if (softmax)
-      chain_softmax(u, K, dz, team, sum + 1);
+      chain_softmax(u, K, dz, team, sum);
     else if (tanh)
       team.each(d, [=](int64_t j) FR_LAMBDA { dz[j] *= u[j]; });
     else

@@ -11,7 +11,7 @@ from fastrobust.ops.head import launch_head
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
 DTYPES = list(TOLERANCE)
 ACTIVATIONS = ("tanh", "softmax", "none")
-LOSSES = ("ce", "mse", "margin", "dlr", "cw")
+LOSSES = ("ce", "mse", "margin", "dlr", "cw", "distance", "squared")
 COMBINATIONS = list(product(ACTIVATIONS, LOSSES, (False, True)))
 
 
@@ -29,6 +29,8 @@ def oracle(z, vectors, y, activation, loss):
         else:
             scores = targets @ units - (targets**2).sum(1) / 2
             scores = scores / (len(row) / 12) if activation == "tanh" else scores
+        distance = np.sqrt(((units - targets) ** 2).sum(1))
+        rival = np.where(np.arange(len(scores)) == label, -np.inf, scores).argmax()
         others = np.delete(scores, label)
         ranked = np.sort(scores)[::-1]
         margin = scores[label] - others.max(initial=-np.inf)
@@ -38,6 +40,8 @@ def oracle(z, vectors, y, activation, loss):
             "margin": lambda m=margin: -m,
             "dlr": lambda m=margin, r=ranked: -m / (r[0] - r[2] + 1e-12),
             "cw": lambda m=margin: max(-m, 0.0),
+            "distance": lambda d=distance, k=label, j=rival: d[k] - d[j],
+            "squared": lambda d=distance, k=label, j=rival: d[k] ** 2 - d[j] ** 2,
         }[loss]()
         results.append((value, scores.argmax(), margin))
     return [np.array(column) for column in zip(*results, strict=True)]
@@ -83,6 +87,31 @@ def test_gradient_by_finite_differences(activation, loss, one_hot, device):
     torch.testing.assert_close(z.grad, weights[:, None] * dz)
 
 
+def test_the_class_of_the_distances_is_the_nearest_other(device):
+    """Saito and Roy's loss before its max: D_y - min over i != y of D_i, and CW's for one-hot."""
+    z, vectors, y = batch(40, 7, 19, torch.float64, device=device)
+    for activation, units in (("tanh", z.tanh()), ("none", z)):
+        distance = torch.cdist(units, vectors)
+        own = distance.gather(1, y[:, None])[:, 0]
+        nearest = distance.scatter(1, y[:, None], torch.inf).amin(1)
+        torch.testing.assert_close(head(z, vectors, y, activation, "distance")[0], own - nearest)
+        squared = head(z, vectors, y, activation, "squared")[0]
+        torch.testing.assert_close(squared, own**2 - nearest**2)
+    hinge = head(z, None, y, "none", "margin")
+    for ours, margin in zip(head(z, None, y, "none", "squared")[:2], hinge[:2], strict=True):
+        torch.testing.assert_close(ours, 2 * margin)
+
+
+def test_a_distance_of_zero_has_a_gradient(device):
+    vectors = torch.tensor([[1.0, 0, 0], [0, 0.5, 0]], device=device)
+    y = torch.tensor([0, 1], device=device)
+    value, dz, _, _ = head(vectors[:1].expand(2, 3), vectors, y, "none", "distance")
+    length = 1.25**0.5
+    torch.testing.assert_close(value, torch.tensor([-length, length], device=device))
+    away = torch.tensor([1, -0.5, 0], device=device) / length
+    torch.testing.assert_close(dz, torch.stack([-away, away]))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_decision_has_the_bits_of_decode(dtype, device):
     z, vectors, y = batch(200, 10, 128, dtype, device=device)
@@ -94,7 +123,7 @@ def test_decision_has_the_bits_of_decode(dtype, device):
 
 @pytest.mark.parametrize("classes", [1, 2, 10_000])
 def test_extreme_numbers_of_classes(classes, device):
-    for activation, loss in product(("tanh", "none"), ("ce", "mse", "margin", "cw")):
+    for activation, loss in product(("tanh", "none"), ("ce", "mse", "margin", "cw", "distance")):
         z, vectors, y = batch(2, classes, 17, torch.float64, device=device)
         got = head(z, vectors, y, activation, loss)
         want = head_ref(z, vectors, y, activation, loss)

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstring>
+#include <iterator>
 #include <random>
 #include <vector>
 
+#include "../cw_step.h"
 #include "../head.h"
 #include "../start.h"
 #include "../step.h"
@@ -16,7 +18,11 @@ struct Samples {
   static constexpr int64_t N = 5, K = 10, d = 131, n = 300;
   std::vector<T> z = random(N * d, 3), vectors = random(K * d, 1), x = random(N * n, 1),
                  x0 = random(N * n, 1), grad = random(N * n, 1), momentum = random(N * n, 1),
+                 w = random(N * n, 2), m = random(N * n, 1), origin = random(N * n, 1),
+                 v = std::vector<T>(N * n, T(0.5)), number = std::vector<T>(7 * N),
                  out = std::vector<T>(2 * N + N * d);
+  std::vector<int64_t> count{0, 7, 10, 19, 3, 0, 0, 1, 2, 3};
+  bool flag[4 * N] = {false, true, false, true};
   std::vector<int64_t> y{0, 9, 3, 3, 7}, index = std::vector<int64_t>(N);
 
   static std::vector<T> random(int64_t count, T scale) {
@@ -59,6 +65,43 @@ struct Samples {
             n};
   }
 
+  // Rows at the start, in the middle, before an abort and at the end of a step of the search.
+  CwStepArgs<T> cw_step() {
+    for (T& f : number) f = 1;
+    number[1] = -1, number[2 * N + 2] = kInfinity<T>;
+    for (int64_t row = 0; row < N; ++row) number[6 * N + row] = T(kNoUpper);
+    T* f = number.data();
+    return {x.data(),
+            w.data(),
+            m.data(),
+            v.data(),
+            origin.data(),
+            x0.data(),
+            grad.data(),
+            f,
+            flag,
+            flag + N,
+            momentum.data(),
+            f + N,
+            f + 2 * N,
+            f + 3 * N,
+            f + 4 * N,
+            f + 5 * N,
+            f + 6 * N,
+            count.data(),
+            count.data() + N,
+            flag + 2 * N,
+            flag + 3 * N,
+            20,
+            3,
+            5,
+            T(0.01),
+            T(1e6),
+            {-3, 3},
+            N,
+            n};
+  }
+
   StartArgs<T> start(Norm norm) {
     return {x.data(), x0.data(), y.data(), {nullptr, 2}, {nullptr, T(0.3)}, {-1, 1}, 42,
             norm,     N,         n};
@@ -69,10 +112,12 @@ struct Samples {
   void each_kernel(F f) {
     f(decode());
     for (Activation activation : {Activation::kTanh, Activation::kSoftmax, Activation::kNone})
-      for (Loss loss : {Loss::kCe, Loss::kMse, Loss::kMargin, Loss::kDlr, Loss::kCw})
+      for (Loss loss : {Loss::kCe, Loss::kMse, Loss::kMargin, Loss::kDlr, Loss::kCw,
+                        Loss::kDistance, Loss::kSquared})
         f(head(activation, loss));
     f(TanhMseArgs<T>{z.data(), z.data() + d, out.data(), nullptr, nullptr, nullptr, N - 1, d});
     for (StepKind kind : {StepKind::kSign, StepKind::kMomentum, StepKind::kL2}) f(step(kind));
+    f(cw_step());
     for (Norm norm : {Norm::kLinf, Norm::kL2}) f(start(norm));
   }
 
@@ -80,10 +125,12 @@ struct Samples {
   std::vector<unsigned char> bytes() const {
     std::vector<unsigned char> all;
     auto append = [&](const auto& v) {
-      const auto* first = reinterpret_cast<const unsigned char*>(v.data());
-      all.insert(all.end(), first, first + v.size() * sizeof(v[0]));
+      const auto* first = reinterpret_cast<const unsigned char*>(std::data(v));
+      all.insert(all.end(), first, first + std::size(v) * sizeof(v[0]));
     };
-    append(out), append(index), append(x), append(momentum);
+    append(out), append(index), append(x), append(momentum), append(w), append(m), append(v),
+        append(origin);
+    append(number), append(count), append(flag);
     return all;
   }
 };

@@ -1,14 +1,17 @@
 """Attacks: frozen dataclasses whose repr names a cell, a test and a table row."""
 
 from .base import Attack, from_repr
+from .cwl2 import CWL2, ModifiedCWL2
 from .result import AttackResult
 from .sign import BIM, FGSM, MIM, PGD
 from .targets import random_targets
 
 __all__ = [
     "BIM",
+    "CWL2",
     "FGSM",
     "MIM",
+    "ModifiedCWL2",
     "PGD",
     "Attack",
     "AttackResult",

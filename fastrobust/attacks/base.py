@@ -32,6 +32,7 @@ class Attack(Generic[S]):
     """
 
     budget: ClassVar[str | None] = None  # the field that `run` takes per row
+    climbs: ClassVar[bool] = True  # the loss goes up; a search for the least one goes down
     clip: tuple[float, float] | None
 
     def __post_init__(self) -> None:
@@ -230,7 +231,8 @@ class Attack(Generic[S]):
     def ask(self, network: Oracle, state: S, live: Tensor, gradient: bool = True) -> Answer:
         """Ask about every row at ``state.x``; book it on the rows that are `live`, (N,) bool."""
         question = network.gradient if gradient else network.score
-        answer = question(state.x, state.y, self.objective, state.sign, state.label)
+        sign = state.sign if self.climbs else -state.sign
+        answer = question(state.x, state.y, self.objective, sign, state.label)
         state.queries += live * (2 if gradient else 1)
         state.invalid |= live & ~answer.valid
         return answer

@@ -22,6 +22,19 @@ def number(name: str, value: Any) -> float:
     return result
 
 
+def positive(name: str, value: Any) -> float:
+    """A finite number > 0."""
+    result = number(name, value)
+    if result == 0:
+        raise ValueError(f"{name} must be > 0, got {value!r}")
+    return result
+
+
+def number_or_inf(name: str, value: Any) -> float:
+    """A number >= 0, infinity included."""
+    return math.inf if value == math.inf else number(name, value)
+
+
 def count(name: str, value: Any) -> int:
     """An integer >= 1."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
@@ -79,6 +92,17 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "restarts": count,
     "norm": word("linf", "l2"),
     "keep": word("best", "last"),
+    "initial_const": positive,
+    "binary_search_steps": count,
+    "max_steps": count,
+    "learning_rate": positive,
+    "confidence": number,
+    "abort_early": flag,
+    "abort_from": number_or_inf,
+    "view": word("class", "units"),
+    "on_failure": word("best", "clean"),
+    "metric": word("euclidean", "squared"),
+    "probabilities": flag,
 }
 
 

@@ -4,12 +4,16 @@ Every module holds, in this order: the public wrapper, the registered operation,
 (shapes only), its autograd, the unregistered fast entry ``launch_*`` and the reference ``*_ref``.
 """
 
+from .cw_step import CwRows, cw_step_, cw_step_ref_
 from .decode import decode, decode_ref
 from .head import head, head_ref, tanh_mse, tanh_mse_ref
 from .start import random_start_, random_start_ref_
 from .step import step, step_, step_ref_
 
 __all__ = [
+    "CwRows",
+    "cw_step_",
+    "cw_step_ref_",
     "decode",
     "decode_ref",
     "head",

@@ -26,21 +26,26 @@ def head(
     - ``margin``: m - s_y;
     - ``dlr``: (m - s_y) / (s_(1) - s_(3) + 1e-12), s_(i) the i-th greatest score (Croce and Hein,
       arXiv 2003.01690);
-    - ``cw``: max(m - s_y, 0), with gradient 0 at 0.
+    - ``cw``: max(m - s_y, 0), with gradient 0 at 0;
+    - ``distance``: |u - Y_y| - |u - Y_j|, j the class of m; a distance is guarded as
+      sqrt(max(|u - Y|^2, tau)), tau = 1e-12 (float64 1e-24), so that it has a gradient at 0 (the
+      loss of Saito and Roy's modified attack, arXiv 1812.00181, 3.3, before its max);
+    - ``squared``: |u - Y_y|^2 - |u - Y_j|^2, whose gradient by u is 2 (Y_j - Y_y).
 
     Each row depends on itself alone, bit for bit, whatever the batch and the number of threads.
     Where several classes share a greatest score, the lowest index counts. NaN counts as the
     greatest score, as in ``torch.argmax``; NaN and infinite z give the NaN and infinities that
     :func:`head_ref` gives. Slopes keep full relative precision where tanh or a probability rounds
-    to 1 and the reference's gradient to 0. With K = 1: margin +inf, ``ce`` 0, ``margin`` -inf and
-    ``cw`` 0, with gradient 0. On a GPU a y out of range gives NaN in its row, not an error.
+    to 1 and the reference's gradient to 0. With K = 1: margin +inf, ``ce`` and ``cw`` 0, ``margin``
+    and the distances -inf, with gradient 0. On a GPU a y out of range gives NaN in its row, not an
+    error.
 
     Args:
         z: (N, d) pre-activations, float32 or float64.
         vectors: (K, d) target vectors Y, or None for one-hot targets (K = d).
         y: (N,) int64 class of each row.
         activation: "tanh", "softmax" (needs K = d) or "none".
-        loss: "ce", "mse", "margin", "dlr" (needs K >= 3) or "cw".
+        loss: "ce", "mse", "margin", "dlr" (needs K >= 3), "cw", "distance" or "squared".
 
     Returns:
         (N,) loss, differentiable in z; (N, d) its gradient d loss_i / d z_i; (N,) int64 decision,
@@ -201,6 +206,8 @@ def _loss_and_scores(
     if loss == "mse":
         wanted = torch.eye(z.shape[1]).to(z)[y] if vectors is None else vectors[y]
         return (units - wanted).square().mean(1), scores
+    if loss in ("distance", "squared"):
+        return _distance(units, vectors, scores, y, loss), scores
     margin = _margin(scores, y)
     if loss == "margin":
         return -margin, scores
@@ -208,6 +215,22 @@ def _loss_and_scores(
         return (-margin).relu(), scores
     ranked = scores.sort(dim=1, descending=True, stable=True).values
     return -margin / (ranked[:, 0] - ranked[:, 2] + 1e-12), scores
+
+
+def _distance(
+    units: Tensor, vectors: Tensor | None, scores: Tensor, y: Tensor, loss: str
+) -> Tensor:
+    """Return how much farther the units (N, d) are from class y than from the best other class."""
+    targets = torch.eye(units.shape[1]).to(units) if vectors is None else vectors
+    if len(targets) == 1:
+        return units.sum(1) * 0 - torch.inf
+    rival = scores.detach().scatter(1, y[:, None], -torch.inf).argmax(1)
+    own, other = targets[y], targets[rival]
+    if loss == "squared":
+        return ((other - own) * (2 * units - own - other)).sum(1)
+    tiny = 1e-12 if units.dtype == torch.float32 else 1e-24
+    far, near = ((units - target).square().sum(1) for target in (own, other))
+    return torch.where(far < tiny, tiny, far).sqrt() - torch.where(near < tiny, tiny, near).sqrt()
 
 
 def _margin(scores: Tensor, y: Tensor) -> Tensor:

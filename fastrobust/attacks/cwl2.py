@@ -1,0 +1,195 @@
+"""Carlini and Wagner's L2 attack and the modified one of Saito and Roy: the least distance.
+
+Both minimise |x' - x|^2 + c f(x') over w with x' = (tanh(w) + 1) / 2 by Adam, where f falls to 0 as
+the attack succeeds, and search for the smallest weight c that does. (The papers' "|delta|_2" is
+squared in what was run: cleverhans v2.1.0, attacks_tf.py, CarliniWagnerL2.) They differ in f alone.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..engine import Oracle
+from ..objectives import UNITS_MARGIN, Loss, largest_unit
+from ..ops.cw_step import CwRows, launch_cw_step
+from .base import Attack
+from .state import Rows, State, beside, counters
+
+
+@dataclass(kw_only=True)
+class CWState(State, CwRows):
+    """State of a search for the least distance: that of every attack, and that of its kernel."""
+
+
+class CWAttack(Attack[CWState]):
+    """The rule of both; a subclass has the fields and says what f is."""
+
+    budget = "initial_const"
+    climbs = False
+    initial_const: float
+    binary_search_steps: int
+    max_steps: int
+    learning_rate: float
+    confidence: float
+    abort_early: bool
+    abort_from: float
+    on_failure: str
+    clip: tuple[float, float]
+
+    def init(self, rows: Rows) -> CWState:
+        """Place every row at the first iteration of its search."""
+        assert rows.initial_const is not None
+        begun = CwRows.fresh(rows.x0, rows.initial_const, self.abort_from)
+        state = CWState(**{**vars(begun), **vars(rows), **counters(rows)})
+        self._step(state, state.w, state.best_l2, state.won)  # looks at none of them
+        return state
+
+    def update(self, network: Oracle, state: CWState) -> None:
+        """Judge the images, and take a step from them or move on in the search for c."""
+        live = ~self.done(state)
+        answer = self.ask(network, state, live)
+        if self.reads_units:
+            assert state.label is not None
+            bonus = (self.confidence * state.sign)[:, None]
+            same = largest_unit(network.head, answer.z, state.label, bonus)
+            hit = same == (state.sign < 0)
+        else:
+            hit = state.hit(answer.decision)
+            if self.confidence:
+                hit &= answer.loss <= -self.confidence
+        f = (answer.loss + self.confidence).to(state.x.dtype)
+        self._step(state, answer.grad, f, hit & answer.valid)
+        state.iteration += 1
+
+    def done(self, state: CWState) -> Tensor:
+        """All steps of the search made, or a first success where that is all that counts."""
+        return (state.search >= self.binary_search_steps) | state.invalid
+
+    def verdict(self, network: Oracle, state: CWState) -> Tensor:
+        """Return the nearest success; without one the image of least loss, or the clean one."""
+        if self.on_failure == "best":
+            return state.best
+        return torch.where(beside(state.won, state.x), state.best, state.x0)
+
+    def claim(self, network: Oracle, state: CWState, z: Tensor) -> Tensor:
+        """Return whether the search believes to have succeeded."""
+        return state.won
+
+    @property
+    def stride(self) -> int:
+        """A look every hundredth of a step of the search: rows end seldom."""
+        return max(1, self.max_steps // 100)
+
+    def _step(self, state: CWState, grad: Tensor, f: Tensor, hit: Tensor) -> None:
+        lo, hi = self.clip
+        patience = max(1, self.max_steps // 10) if self.abort_early else 0
+        launch_cw_step(
+            state, grad, f, hit, self.max_steps, self.binary_search_steps, patience,
+            self.learning_rate, self.abort_from, lo, hi,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, repr=False)
+class CWL2(CWAttack):
+    """Carlini and Wagner's L2 attack (arXiv 1608.04644), untargeted and targeted.
+
+    f is by how much another class leads the target, or the label all others, plus the confidence,
+    and at least 0.
+
+    Args:
+        initial_const: first weight c of f; the paper's columns. It grows tenfold while nothing
+            succeeds, so that `binary_search_steps` bound it.
+        binary_search_steps: values of c that are tried.
+        max_steps: Adam's steps for each of them.
+        learning_rate: Adam's, in tanh space; pixels at 0 and 1 hardly move there.
+        confidence: lead that f asks for, in units of what it compares.
+        abort_early: end the steps for one c when a tenth of them gains less than 0.01%, image by
+            image: no result depends on its batch mates.
+        abort_from: objective that the first look compares with. cleverhans has 1e6, and gives up
+            at once where c f is greater.
+        view: ``"class"``: f and the test for success look at the class scores. ``"units"``: what
+            the paper did, on logits (softmax, cross-entropy), probabilities (softmax, squared
+            error) or tanh units beside a codeword, by the largest *unit*, which decides nothing.
+        on_failure: ``"best"`` returns the image of least f (ties by distance) where nothing
+            succeeded, ``"clean"`` the image itself, as cleverhans does.
+        clip: box of the pixels.
+
+    Defaults are cleverhans' v2.1.0 (arXiv 1812.00181, Table 2). A row's first weight may be given
+    to :meth:`run`.
+
+    Raises:
+        ValueError, TypeError: a field out of its range or of a wrong type.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> attack = CWL2(initial_const=1.0, max_steps=50, learning_rate=0.05)
+        >>> result = attack.run(net, torch.full((2, 1, 2, 2), 0.5))
+        >>> result.l2.shape, attack
+        (torch.Size([2]), CWL2(initial_const=1.0, max_steps=50, learning_rate=0.05))
+    """
+
+    initial_const: float = 1e-2
+    binary_search_steps: int = 5
+    max_steps: int = 1000
+    learning_rate: float = 5e-3
+    confidence: float = 0.0
+    abort_early: bool = True
+    abort_from: float = math.inf
+    view: Literal["class", "units"] = "class"
+    on_failure: Literal["best", "clean"] = "best"
+    clip: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def objective(self) -> Loss:
+        """The lead, before its max with 0."""
+        return "margin" if self.view == "class" else UNITS_MARGIN
+
+
+@dataclass(frozen=True, repr=False)
+class ModifiedCWL2(CWAttack):
+    """Saito and Roy's attack on codewords (arXiv 1812.00181, 3.3), and its untargeted mirror.
+
+    f = max(D(v, Y_t) - min over i != t of D(v, Y_i) + confidence, 0), D the distance of the outputs
+    v to the target vector of a class; untargeted with the two exchanged. Its test is the decision.
+    v are the tanh units of a codeword head, the logits of a softmax head (the paper's "distance
+    between the logits and the targets"), where Y are unit vectors.
+
+    Args:
+        metric: ``"euclidean"`` (the paper's) or ``"squared"`` distances. At a codeword the gradient
+            of the first has length 1 in whatever direction rounding left; the second has none.
+        probabilities: measure a softmax head at its probabilities instead of its logits.
+
+    Other arguments are :class:`CWL2`'s.
+
+    Example:
+        >>> import fastrobust as fr
+        >>> from torch import nn
+        >>> book = fr.Codebook.random(3, 8)
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 8))
+        >>> model = fr.Classifier(net, fr.heads.Codeword(book))
+        >>> attack = ModifiedCWL2(initial_const=0.1, max_steps=50)
+        >>> attack(model, torch.full((2, 1, 2, 2), 0.5), target=torch.tensor([0, 1])).shape
+        torch.Size([2, 1, 2, 2])
+    """
+
+    initial_const: float = 1e-2
+    binary_search_steps: int = 5
+    max_steps: int = 1000
+    learning_rate: float = 5e-3
+    confidence: float = 0.0
+    abort_early: bool = True
+    abort_from: float = math.inf
+    on_failure: Literal["best", "clean"] = "best"
+    metric: Literal["euclidean", "squared"] = "euclidean"
+    probabilities: bool = False
+    clip: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def objective(self) -> Loss:
+        """The difference of distances, before its max with 0."""
+        name = "distance" if self.metric == "euclidean" else "squared"
+        return f"{name}/p" if self.probabilities else name
