@@ -5,10 +5,10 @@ at, ours where it looks at the class scores, and which of both agrees. A differe
 95% intervals lie apart. What is not measured is left out.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from . import paper
+from . import paper, questions
 from .columns import CE, CODED, CODED_MODELS, HONEST, MSE
 from .evidence import Gap, Place, Rates, gaps, largest, measured, printed, smallest, spread, verdict
 from .plans import ABLATION, FIGURE_1
@@ -41,10 +41,9 @@ def draw(ours: Rates) -> list[Conclusion]:
 
 
 Rule = Callable[[Rates, Papers], str | None]
-Ask = Callable[[Rates, str], Iterable[Gap]]  # the gaps of one kind, in one view
 
 
-def _compare(said: str, ask: Ask, *, want: bool = True) -> Rule:
+def _compare(said: str, ask: questions.Ask, *, want: bool = True) -> Rule:
     """Return the rule for a claim on the largest gap: that it is there, or that it is not.
 
     Args:
@@ -67,72 +66,10 @@ def _compare(said: str, ask: Ask, *, want: bool = True) -> Rule:
     return rule
 
 
-def _columns(rates: Rates, table: int, view: str) -> list[tuple[str, float | None]]:
-    """Return the columns of a table in one view; of the paper's view those that it printed."""
-    names = {place.column for place in printed("mnist") if place.table == table}
-    return list(dict.fromkeys(
-        (place.column, place.value)
-        for place in rates
-        if (place.table, place.view) == (table, view) and (view == "class" or place.column in names)
-    ))  # fmt: skip
-
-
-def _untargeted(rates: Rates, view: str) -> Iterable[Gap]:
-    for at in _columns(rates, 3, view):
-        for model in (MSE, CODED):
-            yield from gaps(rates, [Place(3, model, *at, view)], [Place(3, CE, *at, view)])
-
-
-def _targeted(rates: Rates, view: str) -> Iterable[Gap]:
-    for at in _columns(rates, 5, view):
-        for model in (MSE, CODED):
-            yield from gaps(rates, [Place(5, CE, *at, view)], [Place(5, model, *at, view)])
-
-
-def _gain(model: str, value: float) -> Ask:
-    """Ask how far the modified attack is above CWL2, which looks at units or at class scores."""
-
-    def ask(rates: Rates, view: str) -> Iterable[Gap]:
-        tailored = Place(7, model, "modified CWL2", value)
-        return gaps(rates, [tailored], [Place(7, model, "CWL2", value, view)])
-
-    return ask
-
-
-def _kept(rates: Rates, view: str) -> Iterable[Gap]:
-    """Ask how far the modified attack falls below CWL2 on the conventional classifier."""
-    values = (0.1, 1.0)
-    return (gap.reversed() for value in values for gap in _gain(CE, value)(rates, view))
-
-
-def _rise(table: int, column: str, models: tuple[str, ...], low: float, high: float) -> Ask:
-    def ask(rates: Rates, view: str) -> Iterable[Gap]:
-        ends = ([Place(table, m, column, c, view) for m in models] for c in (high, low))
-        return gaps(rates, *ends)
-
-    return ask
-
-
-def _still_lower(rates: Rates, view: str) -> Iterable[Gap]:
-    column = "modified CWL2" if view == "paper" else "CWL2"
-    for value in (0.1, 1.0):
-        pair = ([Place(7, model, column, value, view)] for model in (CE, CODED))
-        yield from gaps(rates, *pair)
-
-
-def _black_box(rates: Rates, view: str) -> Iterable[Gap]:
-    """Ask how far a transfer leaves more than the attack on the victim, or its honest neighbour."""
-    for place in rates:
-        if place.table == 6:
-            honest = view == "class" and place.column == "MIM"
-            column = HONEST if honest else place.column
-            yield from gaps(rates, [place], [Place(3, place.model, column, place.value, view)])
-
-
 def _withstood(ours: Rates, papers: Papers) -> str | None:
     """Count the transfers that leave no less than the white box."""
-    theirs = [gap for name in papers for gap in _black_box(papers[name], "paper")]
-    here = {name: found for name, view in VIEWS if (found := list(_black_box(ours, view)))}
+    theirs = [gap for name in papers for gap in questions.black_box(papers[name], "paper")]
+    here = {name: found for name, view in VIEWS if (found := list(questions.black_box(ours, view)))}
     if not here:
         return None
     texts = " and ".join(f"{_count(found)} in {name}" for name, found in here.items())
@@ -210,8 +147,8 @@ def _figure_2(ours: Rates, papers: Papers) -> str | None:
     """Compare the two rows of Figure 2: targeted MIM at eps = 0.1."""
 
     def pair(rates: Rates, column: str, view: str) -> Gap | None:
-        ends = ([Place(5, model, column, 0.1, view)] for model in (CE, CODED))
-        return largest(gaps(rates, *ends))
+        one, other = (Place(5, model, column, 0.1, view) for model in (CE, CODED))
+        return largest(gaps(rates, [(one, other)]))
 
     theirs = pair(papers["mnist"], "MIM", "paper")
     asked = ((PAPERS, "MIM", "paper"), (CLASS, HONEST, "class"))
@@ -232,22 +169,26 @@ def _both(gap: Gap) -> str:
 _RULES: tuple[tuple[str, Rule], ...] = (
     ("4.2", _lengths),
     ("5.1", _clean),
-    ("5.2", _compare(f"training on MSE raises accuracy over {CE}'s by up to {{}}", _untargeted)),
-    ("5.2", _compare(f"it lowers targeted success from {CE}'s by up to {{}}", _targeted)),
+    ("5.2", _compare(
+        f"training on MSE raises accuracy over {CE}'s by up to {{}}", questions.untargeted
+    )),
+    ("5.2", _compare(f"it lowers targeted success from {CE}'s by up to {{}}", questions.targeted)),
     ("5.2", _compare(
         "the success of L-BFGS rises with c, from 0.01 to 10 by up to {}",
-        _rise(5, "L-BFGS", (MSE, CODED), 0.01, 10),
+        questions.rise(5, "L-BFGS", (MSE, CODED), 0.01, 10),
     )),
     ("5.3", _withstood),
     ("5.4", _compare(
-        "the modified CWL2 succeeds more often than CWL2, by up to {}", _gain(CODED, 0.1)
+        "the modified CWL2 succeeds more often than CWL2, by up to {}", questions.gain
     )),
-    ("5.4", _compare(f"on {CE} it loses no more than {{}} to CWL2", _kept, want=False)),
+    ("5.4", _compare(f"on {CE} it loses no more than {{}} to CWL2", questions.loss, want=False)),
     ("5.4", _compare(
         "its success rises with c, from 0.1 to 1 by up to {}",
-        _rise(7, "modified CWL2", (CODED,), 0.1, 1.0),
+        questions.rise(7, "modified CWL2", (CODED,), 0.1, 1.0),
     )),
-    ("5.4", _compare(f"{CODED} still falls less often than {CE}, by up to {{}}", _still_lower)),
+    ("5.4", _compare(
+        f"{CODED} still falls less often than {CE}, by up to {{}}", questions.still_lower
+    )),
     ("5.5", _figure_1),
     ("5.5", _figure_2),
 )  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from . import paper, probing
+from .columns import CE
 from .plans import FIGURE_1
 from .results import Rate, Run
 
@@ -95,12 +96,12 @@ class Gap:
         return Gap(self.low, self.high, self.words)
 
 
-def gaps(rates: Rates, high: Iterable[Place], low: Iterable[Place]) -> Iterator[Gap]:
-    """Yield what lies between the places of two lists, taken in pairs, where both are there."""
-    for one, other in zip(high, low, strict=True):
-        if one in rates and other in rates:
-            place = other if one.model == "O:SOFTMAX:CE" else one
-            yield Gap(rates[one], rates[other], f"{place.model}, {place.words}")
+def gaps(rates: Rates, pairs: Iterable[tuple[Place, Place]]) -> Iterator[Gap]:
+    """Yield what lies between each place and the one that should be lower, where both are there."""
+    for high, low in pairs:
+        if high in rates and low in rates:
+            place = low if high.model == CE else high
+            yield Gap(rates[high], rates[low], f"{place.model}, {place.words}")
 
 
 def largest(found: Iterable[Gap]) -> Gap | None:

@@ -17,7 +17,7 @@ HEADERS_OF_TORCH = re.compile(r"#include\s*[<\"](torch|ATen|c10|pybind11)/")
 LAYERS = [
     {"__main__", "cli", "inspection", "options", "terminal"},
     {"report", "conclusions", "evidence", "figures", "findings", "galleries"}
-    | {"layout", "listings", "marks", "results", "tables"},
+    | {"layout", "listings", "marks", "questions", "results", "tables"},
     {"sweep", "trained", "store", "plans", "presets", "columns", "paper", "probing"}
     | {"measure", "jobs"},
     {"train", "recipes", "resume", "data", "checkpoint"},
