@@ -97,7 +97,7 @@ def make(
         raise ValueError(f"preset must be one of {PRESETS}, got {preset!r}")
     chosen = tuple(TABLES if tables is None else tables)
     if unknown := sorted(set(chosen) - set(TABLES)):
-        raise ValueError(f"tables must be among {TABLES}, got {unknown}")
+        raise ValueError(f"tables must be among {tuple(sorted(TABLES))}, got {unknown}")
     settings = _PRESETS[preset]
     shown = [column for column in columns(settings.effort) if column.table in chosen]
     cells = [cell for table in TABLES if table in chosen for cell in _cells(table, shown)]
