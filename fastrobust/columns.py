@@ -1,165 +1,195 @@
-"""Collects what is found about each image, cell by cell, until a cell is whole."""
+"""Which attacks stand in the tables: one line per group of columns.
 
-import time
+The paper's columns run what the paper ran; beside them stand the authors' other readings and the
+columns of an honest attacker, who attacks the decision instead of the training loss.
+"""
+
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
+from . import attacks, paper
+from .plans import ABLATION, FIGURE_1
+from .recipes import MODEL_NAMES
 
-from .attacks import Attack
-from .attacks.state import State
-from .engine import Oracle
-from .plans import Cell
-from .slots import padded
-from .store import IMAGES_KEPT
-from .subject import Subject
+CE, MSE, CODED = MODEL_NAMES
+HONEST = "PGD on class scores"
+LENGTHS = (64, 256, 1024)  # beside 128, the plain name's; the paper's section 4.2
+CODED_MODELS = (f"{CODED}:64", CODED, *(f"{CODED}:{length}" for length in LENGTHS[1:]))
+# Figure 1: on it lie the .03 and the .35 that the paper found.
+PROBES = (
+    *(round(0.01 * n, 9) for n in range(1, 6)),
+    *(round(0.05 * n, 9) for n in range(2, 21)),
+)
+
+Make = Callable[[float], object]
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """What `store.RunFolder.write` takes: the rows, the sums beside them, some of the images."""
+class Effort:
+    """How long the unbounded attacks may optimise.
 
-    rows: dict[str, np.ndarray]
-    facts: dict[str, Any]
-    images: dict[str, np.ndarray] | None
-
-
-@dataclass
-class Account:
-    """Who caused how many evaluations of the network, and what has been charged for them."""
-
-    network: Oracle
-    began: float = field(default_factory=time.perf_counter)
-    evaluations: int = 0
-    caused: dict[Cell, int] = field(default_factory=dict)
-
-    def charge(self, cell: Cell) -> tuple[float, int]:
-        """Return a cell's seconds and evaluations: its share of what nobody was charged for yet."""
-        caused = self.caused.pop(cell, 0)
-        share = (caused + 1) / (caused + 1 + sum(self.caused.values()))
-        if not self.caused:
-            share = 1.0
-        now, spent = time.perf_counter(), self.network.evaluations
-        seconds = (now - self.began) * share
-        evaluations = round((spent - self.evaluations) * share)
-        self.began += seconds
-        self.evaluations += evaluations
-        return seconds, evaluations
-
-
-_JUDGED = ("decision", "claimed", "success", "l2", "linf", "queries")
-
-
-class Columns:
-    """The rows of some cells that share an attack's rule, judged `subject.batch` at a time.
-
-    Args:
-        network: Whom to ask for the verdicts.
-        subject: On which classifier and images.
-        cells: The cells, by the place that :meth:`add` calls them by.
-        keep: How many of the first images to keep.
-        done: Called with a cell and its measurement as soon as it is whole.
-        advance: Called with the number of rows found.
+    Attributes:
+        cw_steps: ``max_steps`` of CWL2 and ModifiedCWL2.
+        learning_rate: Of the same; 0.01 is in the authors' published configuration.
+        lbfgs_steps: ``max_steps`` of LBFGS.
     """
 
-    def __init__(
-        self,
-        network: Oracle,
-        subject: Subject,
-        cells: list[Cell],
-        keep: int,
-        done: Callable[[Cell, Measurement], None],
-        advance: Callable[[int], None],
-    ) -> None:
-        self.subject, self.cells = subject, cells
-        self.account = Account(network, evaluations=network.evaluations)
-        self.account.caused = dict.fromkeys(cells, 0)
-        self._keep, self._done, self._advance = keep, done, advance
-        count = len(subject)
-        self._missing = [count] * len(cells)
-        self._columns: list[dict[str, Tensor]] = [{} for _ in cells]
-        self._sums = [dict.fromkeys(("naive", "invalid", "stalled"), 0) for _ in cells]
-        self._hasty = [False] * len(cells)
-        self._waiting: list[tuple[Tensor, Tensor, State]] = []
+    cw_steps: int = 1000
+    learning_rate: float = 0.01
+    lbfgs_steps: int = 1000
 
-    def add(self, rule: Attack[Any], cell: Tensor, place: Tensor, state: State) -> None:
-        """Take rows that are done: which cell (M,) and which image (M,) each belongs to."""
-        self._waiting.append((cell, place, state))
-        while sum(len(cell) for cell, _, _ in self._waiting) >= self.subject.batch:
-            self._judge(rule, self.subject.batch)
 
-    def flush(self, rule: Attack[Any]) -> None:
-        """Judge the rows that are left."""
-        if self._waiting:
-            self._judge(rule, sum(len(cell) for cell, _, _ in self._waiting))
+@dataclass(frozen=True)
+class Column:
+    """One group of columns of a table: the attack for each value of its parameter.
 
-    def _judge(self, rule: Attack[Any], count: int) -> None:
-        cells, places, states = zip(*self._waiting, strict=True)
-        cell, place, state = torch.cat(cells), torch.cat(places), states[0].join(states[1:])
-        rest = torch.arange(count, len(cell), device=cell.device)
-        self._waiting = [(cell[rest], place[rest], state.take(rest))] if len(rest) else []
-        cell, place = cell[:count], place[:count]
-        rows = torch.arange(count, device=cell.device)
-        # A padded row is no longer valid, and so asks for nothing by itself.
-        whole, tickets = padded(state.take(rows), rows, self.subject.batch)
-        x = self.subject.x[place[tickets.clamp_min(0)]]
-        result = rule.judge(self.account.network, whole, x)
-        found = {name: getattr(result, name)[:count] for name in (*_JUDGED, "adv")}
-        naive = found["queries"] + rule.spared(whole)[:count]
-        for number in cell.unique().tolist():
-            mine = cell == number
-            sums = self._sums[number]
-            sums["naive"] += int(naive[mine].sum())
-            sums["invalid"] += int(result.invalid[:count][mine].sum())
-            sums["stalled"] += int(result.stalled[:count][mine].sum())
-            self._hasty[number] |= bool(rule.hurried(whole)[:count][mine].any())
-            self._write(number, place[mine], {name: t[mine] for name, t in found.items()})
+    Attributes:
+        table: The table's number.
+        name: What stands above the group; the paper's own name where it has the same column.
+        make: Returns the attack for a value.
+        view: The view of a cell.
+        like: The paper's column whose grid it takes, `name` by default.
+        values: The grid itself where the paper prints none.
+        parameter: Name of what varies, with `values` only.
+        targeted: As in a cell.
+        models: Rows of the table that have it.
+        source: Where the images are made, None for the attacked classifier itself.
+        probe: As in a cell.
+    """
 
-    def _write(self, number: int, place: Tensor, found: dict[str, Tensor]) -> None:
-        """Put rows in their places, and hand the cell over once it is whole."""
-        columns, place = self._columns[number], place.cpu()
-        kept = (place < self._keep).nonzero().flatten()
-        adv = found.pop("adv").cpu()
-        for name, values in (*found.items(), ("adv", adv[kept])):
-            rows = place[kept] if name == "adv" else place
-            if name not in columns:
-                count = self._keep if name == "adv" else len(self.subject)
-                columns[name] = values.cpu().new_zeros((count, *values.shape[1:]))
-            columns[name][rows] = values.cpu()
-        self._missing[number] -= len(place)
-        self._advance(len(place))
-        if not self._missing[number]:
-            self._done(self.cells[number], self._measurement(number))
+    table: int
+    name: str
+    make: Make
+    view: str = "paper"
+    like: str | None = None
+    values: tuple[float, ...] = ()
+    parameter: str = "eps"
+    targeted: bool = False
+    models: tuple[str, ...] = MODEL_NAMES
+    source: str | None = None
+    probe: bool = False
 
-    def _measurement(self, number: int) -> Measurement:
-        cell, columns, subject = self.cells[number], self._columns[number], self.subject
-        goal = subject.goal(targeted=cell.targeted, labels=cell.labels)
-        adversarial = columns.pop("adv").numpy()
-        rows = {
-            "index": torch.arange(len(subject)),
-            "label": subject.y,
-            "target": goal.y if cell.targeted else torch.full_like(subject.y, -1),
-            "clean": subject.decision,
-            **columns,
-        }
-        seconds, executed = self.account.charge(cell)
-        facts = {
-            "seconds": seconds,
-            **self._sums[number],
-            "executed": executed,
-            "first_success": self._hasty[number],
-        }
-        index = np.arange(len(adversarial))
-        return Measurement(
-            {name: column.cpu().numpy() for name, column in rows.items()},
-            facts,
-            {"index": index, "adversarial": adversarial},
+    @property
+    def grid(self) -> tuple[str, tuple[float, ...]]:
+        """The parameter's name and its values."""
+        if self.values:
+            return self.parameter, self.values
+        return paper.grid(self.table, self.like or self.name)
+
+
+def _bim(eps: float) -> object:
+    return attacks.BIM(eps=eps, loss="train")
+
+
+def _bim_published(eps: float) -> object:
+    """Keep what the published code leaves inside BIM: cross-entropy on the last layer's units."""
+    return attacks.BIM(eps=eps, loss="units-ce")
+
+
+def _fgsm(eps: float) -> object:
+    return attacks.FGSM(eps=eps, loss="train")
+
+
+def _madry(eps: float) -> object:
+    return replace(attacks.PGD.madry(eps), loss="train")
+
+
+def _mim(eps: float) -> object:
+    return attacks.MIM(eps=eps, loss="train")
+
+
+def _mim_divided(eps: float) -> object:
+    """Divide the codeword by its sum, as cleverhans does to every label."""
+    return replace(attacks.MIM(eps=eps, loss="train"), label_sum_norm=True)
+
+
+def _honest(eps: float) -> object:
+    """Attack cross-entropy on the class scores; steps of 2.5 eps / steps (arXiv 1706.06083)."""
+    return attacks.PGD(eps=eps, loss="ce", step_size=round(2.5 * eps / 20, 9), steps=20)
+
+
+def _deep_fool(view: str) -> Make:
+    return lambda steps: attacks.DeepFool(max_steps=int(steps), view=view)
+
+
+def columns(effort: Effort) -> tuple[Column, ...]:
+    """Return every column of every table, those of one table in the order of the page."""
+    literal: dict[str, Any] = {
+        "on_failure": "clean",
+        "abort_from": 1e6,
+    }  # what cleverhans v2.1.0 does
+    adam: dict[str, Any] = {"max_steps": effort.cw_steps, "learning_rate": effort.learning_rate}
+
+    def cw(c: float, **fields: Any) -> object:
+        return attacks.CWL2(initial_const=c, **adam, **fields)
+
+    def cw_units(c: float) -> object:
+        return cw(c, view="units", **literal)
+
+    def cw_logits(c: float) -> object:
+        return cw(c, **literal)
+
+    def modified(c: float) -> object:
+        return attacks.ModifiedCWL2(initial_const=c, **adam, **literal)
+
+    def lbfgs_units(c: float) -> object:
+        return attacks.LBFGS(
+            initial_const=c, max_steps=effort.lbfgs_steps, view="units", on_failure="clean"
         )
 
+    def lbfgs(c: float) -> object:
+        return attacks.LBFGS(initial_const=c, max_steps=effort.lbfgs_steps, loss="ce")
 
-def images_kept(subject: Subject, whole: bool) -> int:
-    """How many of the first adversarial images a cell keeps: all where others are judged on them."""
-    return len(subject) if whole else min(IMAGES_KEPT, len(subject))
+    def signs(table: int, targeted: bool) -> list[Column]:
+        return [
+            Column(table, "MIM", _mim, targeted=targeted),
+            Column(table, "BIM", _bim, targeted=targeted),
+            Column(table, "FGSM", _fgsm, targeted=targeted),
+            Column(table, "Madry", _madry, targeted=targeted),
+            Column(table, HONEST, _honest, "class", like="BIM", targeted=targeted),
+            Column(table, "BIM, CE on units", _bim_published, like="BIM", targeted=targeted),
+            Column(
+                table, "MIM, label / sum", _mim_divided, like="MIM", targeted=targeted,
+                models=(CODED,),
+            ),
+        ]  # fmt: skip
+
+    def carlini_wagner(table: int, targeted: bool) -> list[Column]:
+        return [
+            Column(table, "CWL2", cw_units, targeted=targeted),
+            Column(table, "CWL2", cw, "class", targeted=targeted),
+            Column(
+                table, "CWL2, logits", cw_logits, like="CWL2", targeted=targeted, models=(MSE,)
+            ),
+        ]  # fmt: skip
+
+    victims = (MSE, CODED)
+    attacked = (CE, CODED)
+    tenth: dict[str, Any] = {"models": CODED_MODELS, "values": (0.1,)}
+    return (
+        *signs(3, targeted=False),
+        Column(3, "DeepFool", _deep_fool("units")),
+        Column(3, "DeepFool", _deep_fool("class"), "class"),
+        Column(3, "DeepFool, logits", _deep_fool("class"), like="DeepFool", models=(MSE,)),
+        *carlini_wagner(3, targeted=False),
+        *signs(5, targeted=True),
+        *carlini_wagner(5, targeted=True),
+        Column(5, "L-BFGS", lbfgs_units, targeted=True),
+        Column(5, "L-BFGS", lbfgs, "class", targeted=True),
+        Column(6, "CWL2", cw_units, models=victims, source=CE),
+        Column(6, "DeepFool", _deep_fool("units"), models=victims, source=CE),
+        Column(6, "MIM", _mim, models=victims, source=CE),
+        Column(7, "CWL2", cw_units, targeted=True, models=attacked),
+        Column(7, "modified CWL2", modified, targeted=True, models=attacked),
+        Column(7, "CWL2", cw, "class", targeted=True, models=attacked),
+        Column(ABLATION, "MIM", _mim, **tenth),
+        Column(ABLATION, "BIM", _bim, **tenth),
+        Column(ABLATION, HONEST, _honest, "class", **tenth),
+        Column(
+            ABLATION, "modified CWL2", modified, targeted=True, parameter="initial_const", **tenth
+        ),
+        Column(
+            FIGURE_1, "Madry", _madry, values=PROBES, targeted=True, models=attacked, probe=True
+        ),
+    )  # fmt: skip

@@ -1,12 +1,15 @@
 """The sentences at the top of a report: what the numbers of a run say, in words."""
 
 from .marks import LEGEND, Marks
+from .plans import ABLATION
 from .results import Run, robust_at, smallest_breaks
 
 
 def sentences(run: Run, marked: Marks) -> list[str]:
     """Return one sentence per classifier, and one on how far to trust them."""
-    found = [text for model in run.plan.models if (text := _of_model(run, model))]
+    compared = {cell.model for cell in run.plan.cells if cell.table != ABLATION}
+    models = (model for model in run.plan.models if model in compared)
+    found = [text for model in models if (text := _of_model(run, model))]
     if marked:
         found.append(
             f"Cells marked {', '.join(LEGEND)}: {len(marked)} of {len(run.results)}. A mark is a "
@@ -21,7 +24,7 @@ def _of_model(run: Run, model: str) -> str | None:
     if clean is None:
         return None
     text = f"{model} decides {clean.value:.1%} of the clean images right"
-    untargeted = list(run.select(model=model, targeted=False, parameter="eps"))
+    untargeted = list(run.white_box(model=model, targeted=False, parameter="eps"))
     papers = [result for result in untargeted if result.cell.view == "paper"]
     if not papers:
         return text + "."

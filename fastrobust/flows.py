@@ -14,7 +14,7 @@ from .attacks import Attack
 from .attacks.search import bisect
 from .attacks.state import State
 from .attacks.targets import Goal
-from .columns import Columns
+from .tally import Tally
 from .engine import Answer, Oracle
 from .subject import Subject
 
@@ -74,21 +74,21 @@ class Rows:
     def __init__(
         self,
         start: Start,
-        columns: Columns,
+        tally: Tally,
         budgets: list[float],
         lengths: list[int],
         savings: Savings,
     ) -> None:
-        self.rule, self._start, self._columns = start.rule, start, columns
+        self.rule, self._start, self._tally = start.rule, start, tally
         self._budgets = torch.tensor(budgets, dtype=torch.float64)
         self._lengths = lengths
         count = len(start.subject)
         # Rows run for the last cell alone, where the others are its prefixes.
-        self._first = len(columns.cells) - 1 if lengths else 0
-        self._next, self._end = 0, (len(columns.cells) - self._first) * count
-        self._seen = torch.zeros(len(columns.cells), count, dtype=torch.bool)
+        self._first = len(tally.cells) - 1 if lengths else 0
+        self._next, self._end = 0, (len(tally.cells) - self._first) * count
+        self._seen = torch.zeros(len(tally.cells), count, dtype=torch.bool)
         self._paid = torch.full((count,), start.goal.asked)
-        several = len(columns.cells) - self._first > 1
+        several = len(tally.cells) - self._first > 1
         self._clean = None
         if savings.clean_gradient and several and start.rule.starts_at_image:
             self._clean = self._clean_answers()
@@ -126,8 +126,8 @@ class Rows:
             paid = self._start.goal.asked + (0 if self._clean is None else 2)
             for number in cell.unique().tolist():
                 mine = state.queries[cell == number] - paid
-                self._columns.account.caused[self._columns.cells[number]] += int(mine.sum())
-            self._columns.add(self.rule, cell.to(tickets.device), place.to(tickets.device), state)
+                self._tally.account.caused[self._tally.cells[number]] += int(mine.sum())
+            self._tally.add(self.rule, cell.to(tickets.device), place.to(tickets.device), state)
             return
         for number in range(len(self._lengths)):
             rows = (~self._seen[number, tickets.cpu()]).nonzero().flatten().to(tickets.device)
@@ -140,9 +140,9 @@ class Rows:
         self._seen[number, here] = True
         queries = state.queries.cpu()
         caused = int((queries - self._paid[here]).sum())
-        self._columns.account.caused[self._columns.cells[number]] += caused
+        self._tally.account.caused[self._tally.cells[number]] += caused
         self._paid[here] = queries
-        self._columns.add(self.rule, torch.full_like(place, number), place, state)
+        self._tally.add(self.rule, torch.full_like(place, number), place, state)
 
     def _whose(self, tickets: Tensor) -> tuple[Tensor, Tensor]:
         count = len(self._start.subject)
@@ -159,8 +159,8 @@ class Rows:
             return tuple(start.network.gradient(x, y, rule.objective, sign, *label))
 
         label = () if state.label is None else (state.label,)
-        first = self._columns.cells[self._first]
-        self._columns.account.caused[first] += 2 * len(every)
+        first = self._tally.cells[self._first]
+        self._tally.account.caused[first] += 2 * len(every)
         return Answer(*start.subject.in_batches(state.x, ask, state.y, sign, *label))
 
 
@@ -223,10 +223,10 @@ class _Search:
 class Searches:
     """The runs that the searches for c of some cells need, image by image, each of them once."""
 
-    def __init__(self, start: Start, columns: Columns, consts: list[float]) -> None:
+    def __init__(self, start: Start, tally: Tally, consts: list[float]) -> None:
         self.rule: Any = start.rule
         self.inner: Any = replace(self.rule, binary_search_steps=1)
-        self._start, self._columns, self._consts = start, columns, consts
+        self._start, self._tally, self._consts = start, tally, consts
         self._hasty = start.hasty.tolist()
         self._next = 0
         self._known: dict[int, dict[float, _Run]] = {}
@@ -268,7 +268,7 @@ class Searches:
                 setattr(run, name, facts[name][row])
             run.queries = facts["queries"][row] - self._start.goal.asked
             run.best = state.best[row].clone()
-            self._columns.account.caused[self._columns.cells[number]] += run.queries
+            self._tally.account.caused[self._tally.cells[number]] += run.queries
             places.add(run.place)
         for place in sorted(places):
             self._go_on(place)
@@ -326,4 +326,4 @@ class Searches:
             ended.queries[row] += search.queries
             ended.invalid[row] |= search.invalid
             ended.stalled[row] |= search.stalled
-        self._columns.add(self.rule, number, place, ended)
+        self._tally.add(self.rule, number, place, ended)

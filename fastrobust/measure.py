@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from . import attacks, slots
-from .columns import Columns, Measurement, images_kept
+from .tally import Measurement, Tally, images_kept
 from .engine import oracle
 from .flows import Rows, Savings, Searches, Start
 from .plans import Cell
@@ -85,16 +85,16 @@ def measure(
         hasty = all(may_hurry(cell, subject, savings) for cell in cells)
         start = Start(rule, network, subject, goal, hasty)
         whole = any(cell.keeps_images for cell in cells)
-        columns = Columns(network, subject, cells, images_kept(subject, whole), done, advance)
+        tally = Tally(network, subject, cells, images_kept(subject, whole), done, advance)
         budgets = [getattr(attack, rule.budget) for attack in made] if rule.budget else [0.0]
         if savings.shared_const and rule.budget == "initial_const" and len(cells) > 1:
-            work: slots.Work = Searches(start, columns, budgets)
+            work: slots.Work = Searches(start, tally, budgets)
             driven = work.inner
         else:
             lengths = [getattr(attack, prefix) for attack in made] if prefix else []
-            work, driven = Rows(start, columns, budgets, lengths, savings), rule
+            work, driven = Rows(start, tally, budgets, lengths, savings), rule
         slots.flow(driven, network, work, subject.batch)
-        columns.flush(rule)
+        tally.flush(rule)
 
 
 def _clean(subject: Subject) -> Measurement:

@@ -17,14 +17,20 @@ DataRoot = Annotated[
 Preset = Annotated[
     str,
     typer.Option(
-        help="quick (200 test images) or paper (all of them); grids and constants are the paper's."
+        help="quick (120 test images, short optimisations) or paper (all images, the paper's "
+        "constants); the grids are the paper's in both."
     ),
 ]
 Limit = Annotated[
     int | None, typer.Option(min=1, help="Attack only the first so many test images.")
 ]
 Tables = Annotated[
-    str | None, typer.Option(help="Only these tables of the paper, such as 3,5.", metavar="N,N")
+    str | None,
+    typer.Option(
+        help="Only these tables of the paper, such as 3,5: of 3 to 7, 8 for other codeword "
+        "lengths, 1 for the search of Figure 1.",
+        metavar="N,N",
+    ),
 ]
 Net = Annotated[
     str | None,

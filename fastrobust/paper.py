@@ -56,6 +56,19 @@ def lookup(
     return None
 
 
+def numbers(data_set: str) -> Iterator[tuple[int, str, str, float | None, float]]:
+    """Yield table, model, column, value and number of everything printed for a data set.
+
+    >>> from fastrobust import paper
+    >>> len(list(paper.numbers("mnist")))
+    161
+    """
+    for record in _content()["rows"]:
+        if record["data_set"] == data_set:
+            for value, result in zip(record["values"], record["results"], strict=True):
+                yield record["table"], record["model"], record["attack"], value, result
+
+
 def grid(table: int, attack: str) -> tuple[str, tuple[float, ...]]:
     """Return the parameter's name and the values above one group of columns.
 

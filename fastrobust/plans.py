@@ -14,6 +14,8 @@ from typing import Any
 from . import attacks
 
 VIEWS = ("paper", "class")  # what the attack looks at: what the paper's did, or the class scores
+FIGURE_1 = 1  # the table of the cells that the search for Figure 1 may visit
+ABLATION = 8  # the table of codeword lengths, of which the paper's section 4.2 has one sentence
 LABELS = ("own", "true")  # what an untargeted attack moves away from: the model's decision, or y
 
 
@@ -22,7 +24,7 @@ class Cell:
     """One number of one table.
 
     Attributes:
-        table: The paper's table it belongs to.
+        table: The paper's table it belongs to; 1 and 8 are ours, see `FIGURE_1` and `ABLATION`.
         column: Name above its group of columns.
         parameter: Name of the parameter that varies over the group, None under clean images.
         value: That parameter's value.
@@ -32,6 +34,9 @@ class Cell:
         view: ``"paper"`` for what the paper ran, ``"class"`` for the honest neighbour.
         labels: What an untargeted attack gets as label: the model's ``"own"`` decision on the clean
             image, as in the paper (no label leaks), or the ``"true"`` one.
+        source: Another classifier under a transfer attack: `attack` makes its images against that
+            one, and `model` judges them. None where `model` itself is attacked.
+        probe: A cell that a search visits only if it needs it, see ``probing``.
 
     Raises:
         ValueError: A field has a value outside its range, or `attack` is no attack's repr.
@@ -46,6 +51,8 @@ class Cell:
     targeted: bool = False
     view: str = "paper"
     labels: str = "own"
+    source: str | None = None
+    probe: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.table, int):
@@ -56,12 +63,36 @@ class Cell:
             raise ValueError(f"view must be one of {VIEWS}, got {self.view!r}")
         if self.labels not in LABELS:
             raise ValueError(f"labels must be one of {LABELS}, got {self.labels!r}")
-        if not isinstance(self.targeted, bool):
-            raise ValueError(f"targeted must be true or false, got {self.targeted!r}")
-        if self.attack is None and self.targeted:
-            raise ValueError("targeted must be false for clean images (attack null), got true")
+        for name in ("targeted", "probe"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, got {value!r}")
+            if value and self.attack is None:
+                raise ValueError(f"{name} must be false for clean images (attack null), got true")
+        if not isinstance(self.source, str | None):
+            raise ValueError(f"source must be a classifier's name or null, got {self.source!r}")
+        if self.source is not None and self.attack is None:
+            raise ValueError(
+                f"source must be null for clean images (attack null), got {self.source!r}"
+            )
+        if self.source == self.model:
+            raise ValueError(f"source must be another classifier than model, got {self.source!r}")
+        if self.probe and self.value is None:
+            raise ValueError("value must be a number in a probe, got null")
         if self.attack is not None:
             attacks.from_repr(self.attack)
+
+    @property
+    def line(self) -> str:
+        """Name of its line in a table: the model, under transfer ``source → model``."""
+        return f"{self.source} → {self.model}" if self.source else self.model
+
+    @property
+    def words(self) -> str:
+        """Its attack in words: column, view and parameter."""
+        view = " in class view" if self.view == "class" else ""
+        at = "" if self.value is None else f" at {self.parameter} = {self.value:g}"
+        return f"{self.column}{view}{at}"
 
 
 @dataclass(frozen=True)
@@ -104,8 +135,9 @@ class Plan:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Names of the classifiers, in the order of their first cell."""
-        return tuple(dict.fromkeys(cell.model for cell in self.cells))
+        """Names of the classifiers, sources of transfers too, in the order of their first cell."""
+        names = (name for cell in self.cells for name in (cell.source, cell.model) if name)
+        return tuple(dict.fromkeys(names))
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON-able data; `from_json` reads it back."""

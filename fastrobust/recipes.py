@@ -1,6 +1,7 @@
 """What to train and with which settings: the paper's models, and a recipe for every data set."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -78,6 +79,9 @@ MODELS: dict[str, Callable[[int, TrainConfig, int], heads.Head]] = {
 }
 MODEL_NAMES = tuple(MODELS)
 
+# The paper also tried codewords of 64, 256 and 1024 units (section 4.2): a length behind the name.
+_WITH_LENGTH = re.compile(r"(R:TANH:MSE):([1-9][0-9]*)")
+
 _LOSS_SCALES = {"O:SOFTMAX:CE": 1.0, "O:SOFTMAX:MSE": 15.0, "R:TANH:MSE": 15.0}
 
 # Larger images: DenseNet-BC 40-12 by DenseNet's recipe (arXiv 1608.06993, 4.2): its weight decay,
@@ -105,7 +109,8 @@ def default_config(data_set_name: str, model_name: str, **overrides: Any) -> Tra
     Args:
         data_set_name: as for :func:`fastrobust.data.load`; ``npz:`` and ``folder:`` sets get
             settings for images of about 32x32.
-        model_name: one of :data:`MODEL_NAMES`.
+        model_name: one of :data:`MODEL_NAMES`, or ``R:TANH:MSE:64``: the same recipe with codewords
+            of another length.
         **overrides: fields of :class:`TrainConfig` to change.
 
     Raises:
@@ -115,10 +120,14 @@ def default_config(data_set_name: str, model_name: str, **overrides: Any) -> Tra
     Example:
         >>> default_config("digits", "R:TANH:MSE", epochs=3).loss_scale
         15.0
+        >>> default_config("digits", "R:TANH:MSE:64").code_length
+        64
     """
-    check_model_name(model_name)
-    settings = _SETTINGS.get(data_set_name, _LARGE)
-    return TrainConfig(**{**settings, "loss_scale": _LOSS_SCALES[model_name], **overrides})
+    base, length = split_name(model_name)
+    settings = {**_SETTINGS.get(data_set_name, _LARGE), "loss_scale": _LOSS_SCALES[base]}
+    if length is not None:
+        settings["code_length"] = length
+    return TrainConfig(**{**settings, **overrides})
 
 
 def slug(model_name: str) -> str:
@@ -126,7 +135,39 @@ def slug(model_name: str) -> str:
     return model_name.lower().replace(":", "-")
 
 
-def check_model_name(model_name: str) -> None:
-    """Refuse a name that is none of :data:`MODEL_NAMES`."""
-    if model_name not in MODELS:
-        raise ValueError(f"the model must be one of {', '.join(MODELS)}, got {model_name!r}")
+def split_name(model_name: str) -> tuple[str, int | None]:
+    """Return the one of :data:`MODEL_NAMES` that a name starts with, and the codeword length in it.
+
+    Raises:
+        ValueError: it is no model's name.
+
+    >>> split_name("R:TANH:MSE:64"), split_name("O:SOFTMAX:CE")
+    (('R:TANH:MSE', 64), ('O:SOFTMAX:CE', None))
+    """
+    if model_name in MODELS:
+        return model_name, None
+    found = _WITH_LENGTH.fullmatch(model_name)
+    if not found:
+        raise ValueError(
+            f"the model must be one of {', '.join(MODELS)} or R:TANH:MSE:<codeword length>, "
+            f"got {model_name!r}"
+        )
+    base, length = found[1], int(found[2])
+    if length == TrainConfig.code_length:
+        raise ValueError(f"the model must be {base}, whose codewords have {length} units, "
+                         f"got {model_name!r}")  # fmt: skip
+    return base, length
+
+
+def head_of(model_name: str, num_classes: int, config: TrainConfig, seed: int = 0) -> heads.Head:
+    """Return the head of a model, whose codewords the configuration and the seed draw.
+
+    Raises:
+        ValueError: it is no model's name, or the configuration has another codeword length.
+    """
+    base, length = split_name(model_name)
+    if length not in (None, config.code_length):
+        raise ValueError(
+            f"config must have the code_length of {model_name}, got {config.code_length}"
+        )
+    return MODELS[base](num_classes, config, seed)

@@ -8,8 +8,20 @@ from pathlib import Path
 
 import jinja2
 
-from . import figures, files, findings, layout, marks, paper, results
+from . import (
+    conclusions,
+    figures,
+    files,
+    findings,
+    galleries,
+    layout,
+    listings,
+    marks,
+    paper,
+    results,
+)  # fmt: skip
 from .marks import Marks
+from .plans import Cell
 from .results import Result, Run
 from .tables import TextTable
 
@@ -62,10 +74,13 @@ def page(run: Run, marked: Marks) -> str:
         legend=marks.LEGEND,
         paper_source=paper.source() if run.plan.data_set in paper.DATA_SETS else None,
         rate_tables=layout.rate_tables(run, marked),
-        curves=list(filter(None, (figures.curves(run, targeted=t) for t in (False, True)))),
-        galleries=figures.galleries(run),
-        attack_tables=layout.attack_tables(run),
-        costs=layout.costs(run),
+        conclusions=conclusions.of(run),
+        curves=figures.all_curves(run),
+        galleries=galleries.galleries(run),
+        attack_tables=listings.attack_tables(run),
+        distances=listings.distances(run),
+        cost_sums=listings.cost_sums(run),
+        costs=listings.costs(run),
     )
 
 
@@ -77,8 +92,12 @@ def markdown(run: Run, marked: Marks) -> str:
         "",
         "Rates with Wilson 95% intervals.",
     ]
+    if drawn := conclusions.of(run):
+        lines += ["", "## The paper's conclusions", ""]
+        lines += [f"- {one.section}: {one.sentence}" for one in drawn]
     rates = [text for table in layout.rate_tables(run, marked) for text in table.as_printed()]
-    for table in (*rates, layout.legend(), *layout.attack_tables(run), layout.costs(run)):
+    words = (listings.legend(), *listings.attack_tables(run), listings.distances(run))
+    for table in (*rates, *words, listings.cost_sums(run), listings.costs(run)):
         lines += ["", f"## {table.title}", ""]
         lines += [table.caption, ""] if table.caption else []
         lines.append("| " + " | ".join(table.head) + " |")
@@ -87,7 +106,7 @@ def markdown(run: Run, marked: Marks) -> str:
     if marked:
         lines += ["", "## What the marks say", ""]
         for result, found in marked.items():
-            lines += [f"- {mark.sign} {_place(result)}: {mark.sentence}" for mark in found]
+            lines += [f"- {mark.sign} {_place(result.cell)}: {mark.sentence}" for mark in found]
     return "\n".join(lines) + "\n"
 
 
@@ -113,6 +132,8 @@ def _csv_line(run: Run, result: Result, marked: Marks) -> dict[str, object]:
         "targeted": cell.targeted,
         "view": cell.view,
         "labels": cell.labels,
+        "source": cell.source,
+        "probe": cell.probe,
         "parameter": cell.parameter,
         "value": cell.value,
         "metric": "success_rate" if cell.targeted else "accuracy",
@@ -122,21 +143,22 @@ def _csv_line(run: Run, result: Result, marked: Marks) -> dict[str, object]:
         "images": rate.count,
         "paper": result.paper,
         "difference": None if result.paper is None else round(rate.value - result.paper, 6),
+        "claims": round(result.claims.value, 6),
+        "false_claims": round(result.false_claims.value, 6),
         "disagreements": result.disagreements,
         "targets_met": result.met,
         "marks": " ".join(mark.sign for mark in marked.get(result, ())),
         "median_l2": result.median("l2"),
         "median_linf": result.median("linf"),
-        "invalid": facts["invalid"],
-        "seconds": round(facts["seconds"], 3),
-        "naive": facts["naive"],
-        "executed": facts["executed"],
+        "first_success": result.first_success,
+        # What an older folder does not say stays empty.
+        **{name: facts.get(name) for name in ("stalled", "invalid", "naive", "executed")},
+        "seconds": round(facts.get("seconds", 0.0), 3),
     }
 
 
-def _place(result: Result) -> str:
-    cell = result.cell
-    return f"Table {cell.table}, {cell.column}, {cell.parameter} {cell.value:g}, {cell.model}"
+def _place(cell: Cell) -> str:
+    return f"Table {cell.table}, {cell.words}, {cell.line}"
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import paper
-from .plans import Cell, Plan
+from .plans import ABLATION, Cell, Plan
 from .stats import wilson
 from .store import RunFolder, StoredCell
 
@@ -75,6 +75,21 @@ class Result:
         return 1 - self.rate.value if self.cell.targeted else self.rate.value
 
     @property
+    def claims(self) -> Rate:
+        """The share of images on which the attack believes that it succeeded."""
+        return Rate.of(self.rows["claimed"])
+
+    @property
+    def false_claims(self) -> Rate:
+        """The share of images on which it believes so and the decision says otherwise."""
+        return Rate.of(self.rows["claimed"] & ~self.rows["success"])
+
+    @property
+    def first_success(self) -> bool:
+        """Whether the attack stopped where it first succeeded: its distances are not minimal."""
+        return bool(self.facts.get("first_success", False))
+
+    @property
     def disagreements(self) -> int:
         """Number of images on which the attack's belief and the decision differ."""
         return int((self.rows["claimed"] != self.rows["success"]).sum())
@@ -85,7 +100,12 @@ class Result:
         return int((self.rows["clean"] == self.rows["target"]).sum())
 
     def median(self, norm: str) -> float | None:
-        """Return the median ``"l2"`` or ``"linf"`` of the successes, None without any."""
+        """Return the median ``"l2"`` or ``"linf"`` of the successes.
+
+        None without any, and where the attack stopped at its first success.
+        """
+        if self.first_success:
+            return None
         values = self.rows[norm][self.rows["success"]]
         return float(np.median(values)) if len(values) else None
 
@@ -99,7 +119,8 @@ class Run:
         facts: The content of run.json.
         plan: What was to be measured.
         results: What has been measured, in the plan's order.
-        missing: Cells of the plan without a result.
+        missing: Cells of the plan without a result; probes, of which a search leaves some out, are
+            not counted.
         failures: Last failure of each cell of the plan that has none, as failures.jsonl has it.
     """
 
@@ -115,6 +136,26 @@ class Run:
         for result in self.results:
             if all(getattr(result.cell, name) == value for name, value in wanted.items()):
                 yield result
+
+    def white_box(self, **wanted: object) -> Iterator[Result]:
+        """Yield those of `select` that attack the judged classifier itself, on a table's grid.
+
+        Transfers, the probes of a search and the ablation are left out.
+        """
+        for result in self.select(source=None, probe=False, **wanted):
+            if result.cell.attack is not None and result.cell.table != ABLATION:
+                yield result
+
+    def twin(self, result: Result) -> Result | None:
+        """Return a transfer's white-box twin: the same attack made against the judged classifier.
+
+        None where it is not measured, or `result` is no transfer.
+        """
+        cell = result.cell
+        if cell.source is None:
+            return None
+        same = {name: getattr(cell, name) for name in ("model", "attack", "labels", "targeted")}
+        return next(self.white_box(**same), None)
 
     def clean_accuracy(self, model: str) -> Rate | None:
         """Return a classifier's accuracy on the clean images, None before its first result."""
@@ -140,12 +181,20 @@ def read(out_dir: str | os.PathLike[str]) -> Run:
         if key not in stored and folder.has(key):
             stored[key] = folder.read(key)
         if key in stored:
-            printed = paper.lookup(cell.table, plan.data_set, cell.model, cell.column, cell.value)
-            results.append(Result(cell, key, stored[key].rows, stored[key].facts, printed))
-        else:
+            results.append(
+                Result(cell, key, stored[key].rows, stored[key].facts, _printed(plan, cell))
+            )
+        elif not cell.probe:
             missing.append(cell)
     failures = tuple(record for record in folder.failures() if record["key"] in keys)
     return Run(folder, facts, plan, tuple(results), tuple(missing), failures)
+
+
+def _printed(plan: Plan, cell: Cell) -> float | None:
+    """Return the paper's number at a cell's place; class view was not the paper's."""
+    if cell.view != "paper":
+        return None
+    return paper.lookup(cell.table, plan.data_set, cell.model, cell.column, cell.value)
 
 
 def smallest_breaks(results: Iterable[Result]) -> np.ndarray:

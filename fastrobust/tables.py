@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from .marks import Mark
 from .results import Rate
 
-GROUPS_PER_BLOCK = 3  # groups of columns side by side, as in the paper
+VIEW_NAMES = {"paper": "paper's view", "class": "class view"}
+LETTERS = {"initial_const": "c", "max_steps": "m"}  # as in the paper's Table 1
+COLUMNS_PER_BLOCK = 12  # columns side by side, as in the paper
 
 
 @dataclass(frozen=True)
@@ -32,20 +34,29 @@ class Entry:
         defended: The share of images that the attacker did not get.
         paper: What the paper prints at this place, None where it prints nothing.
         marks: Reasons to doubt it.
+        notes: Short words below it, such as what the attack claims.
     """
 
     rate: Rate
     defended: float
     paper: float | None = None
     marks: tuple[Mark, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the paper's."""
+        return None if self.paper is None else self.rate.value - self.paper
 
     @property
     def text(self) -> str:
-        """Rate, interval, the paper's value, signs of the marks."""
+        """Rate, interval, the paper's value and the difference, notes, signs of the marks."""
         low, high = self.rate.interval
         words = [f"{self.rate.value:.3f} [{low:.3f}, {high:.3f}]"]
         if self.paper is not None:
-            words.append(f"(paper {self.paper:.3f})")
+            words.append(f"(paper {self.paper:.3f}, {self.difference:+.3f})")
+        if self.notes:
+            words.append(f"({', '.join(self.notes)})")
         return " ".join(words + [mark.sign for mark in self.marks])
 
 
@@ -65,10 +76,18 @@ class Group:
     heads: tuple[str, ...]
     entries: Mapping[str, tuple[Entry | None, ...]]
 
+    @property
+    def title(self) -> str:
+        """Name, and the view where it is not the paper's."""
+        return f"{self.name} ({self.view})" if self.view == VIEW_NAMES["class"] else self.name
+
 
 @dataclass(frozen=True)
 class RateTable:
-    """A table of rates: one of the paper's with our numbers in it, or one like them."""
+    """A table of rates: one of the paper's with our numbers in it, or one like them.
+
+    `models` are the names of its lines: classifiers, under transfer ``source → classifier``.
+    """
 
     title: str
     caption: str
@@ -83,13 +102,18 @@ class RateTable:
     @property
     def blocks(self) -> tuple[tuple[Group, ...], ...]:
         """The groups, as many at a time as fit side by side."""
-        starts = range(0, len(self.groups), GROUPS_PER_BLOCK)
-        return tuple(self.groups[start : start + GROUPS_PER_BLOCK] for start in starts)
+        blocks: list[list[Group]] = []
+        for group in self.groups:
+            if blocks and sum(len(g.heads) for g in (*blocks[-1], group)) <= COLUMNS_PER_BLOCK:
+                blocks[-1].append(group)
+            else:
+                blocks.append([group])
+        return tuple(map(tuple, blocks))
 
     def as_printed(self) -> Iterator[TextTable]:
         """Yield the blocks as the paper lays them out: a line per classifier."""
         for block in self.blocks:
-            heads = (f"{group.name}, {head}" for group in block for head in group.heads)
+            heads = (f"{group.title}, {head}" for group in block for head in group.heads)
             rows = []
             for model in self.models:
                 entries = (entry for group in block for entry in group.entries[model])
@@ -102,7 +126,7 @@ class RateTable:
         for group in self.groups:
             for place, head in enumerate(group.heads):
                 entries = (group.entries[model][place] for model in self.models)
-                rows.append(("" if place else group.name, head, *map(_text, entries)))
+                rows.append(("" if place else group.title, head, *map(_text, entries)))
         return TextTable(self.title, self.caption, ("attack", "", *self.models), tuple(rows))
 
 

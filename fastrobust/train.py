@@ -23,7 +23,7 @@ from . import checkpoint, models
 from .classifier import Classifier
 from .data import DataSet
 from .progress import Tracker, track
-from .recipes import MODEL_NAMES, MODELS, TrainConfig, check_model_name, default_config, slug
+from .recipes import MODEL_NAMES, MODELS, TrainConfig, default_config, head_of, slug
 from .resume import Resume
 
 __all__ = [
@@ -44,8 +44,7 @@ def build(data: DataSet, model_name: str, config: TrainConfig, seed: int = 0) ->
 
     The weights are a function of the seed, and the global generators stay as they are.
     """
-    check_model_name(model_name)
-    head = MODELS[model_name](data.num_classes, config, seed)
+    head = head_of(model_name, data.num_classes, config, seed)
     width = data.num_classes if head.vectors is None else head.vectors.shape[1]
     std, mean = torch.std_mean(data.x_train, (0, 2, 3), correction=0)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -70,7 +69,7 @@ def train(
 
     Args:
         data: both splits; the test images only measure the accuracy at the end.
-        model_name: one of :data:`MODEL_NAMES`.
+        model_name: one of :data:`MODEL_NAMES`, or ``R:TANH:MSE:64`` and the like.
         config: hyper-parameters, see :func:`default_config`.
         path: checkpoint to write, see :mod:`fastrobust.checkpoint`.
         seed: of weights, order, shifts and flips; without a key also of the codewords.
@@ -81,7 +80,7 @@ def train(
         The trained classifier on `device`, in eval mode.
 
     Raises:
-        ValueError: a split is empty, or the model's name is unknown.
+        ValueError: a split is empty, or the model's name is unknown or has another code_length.
         RuntimeError: the loss stopped being finite.
         CheckpointError: the kept state is damaged or of a training with other settings.
 

@@ -84,7 +84,7 @@ def test_show_plan(command):
     ("words", "message"),
     [
         (["sweep", "--tables", "3;5"], "--tables must be numbers with commas between, got '3;5'"),
-        (["paper", "--tables", "9"], "tables must be among (3, 4, 5), got [9]"),
+        (["paper", "--tables", "9"], "tables must be among (1, 3, 4, 5, 6, 7, 8), got [9]"),
         (["paper", "--preset", "slow"], "preset must be one of ('paper', 'quick'), got 'slow'"),
         (["paper", "--limit", "0"], "--limit"),
         (["paper", "--colour"], "No such option"),

@@ -16,8 +16,10 @@ HEADERS_OF_TORCH = re.compile(r"#include\s*[<\"](torch|ATen|c10|pybind11)/")
 # stands in a lower layer, its own layer, or the ground, which imports nothing of the package.
 LAYERS = [
     {"__main__", "cli", "inspection", "options", "terminal"},
-    {"report", "figures", "findings", "layout", "marks", "results", "tables"},
-    {"sweep", "trained", "store", "plans", "presets", "paper", "measure", "jobs"},
+    {"report", "conclusions", "evidence", "figures", "findings", "galleries"}
+    | {"layout", "listings", "marks", "questions", "results", "tables"},
+    {"sweep", "trained", "store", "plans", "presets", "columns", "paper", "probing"}
+    | {"measure", "jobs"},
     {"train", "recipes", "resume", "data", "checkpoint"},
     {"attacks"},
     {"slots"},

@@ -2,68 +2,17 @@ import csv
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
 import pytest
+from made_up import COUNT, made_up, targeted, untargeted
 from tiny_run import CLASSES, prepare
 
-from fastrobust import layout, marks, paper, report, results, sweep
+from fastrobust import listings, paper, report, results, sweep
 from fastrobust.errors import StoreError
-from fastrobust.plans import Cell, Plan
+from fastrobust.plans import Cell
 from fastrobust.results import Rate, robust_at, smallest_breaks
-from fastrobust.store import RunFolder
-
-COUNT = 100
-
-
-def made_up(folder, data_set, cells):
-    """Write a run of invented cells: (cell, broken images, columns that differ from the usual)."""
-    out = RunFolder(folder)
-    plan = Plan(data_set, "made up", "none", tuple(cell for cell, *_ in cells)).to_json()
-    entries = [{**cell, "key": f"k{n}"} for n, cell in enumerate(plan.pop("cells"))]
-    names = [str(n) for n in range(10)]
-    facts = {"name": data_set, "digest": "d" * 64, "images": COUNT, "class_names": names}
-    models = {cell.model: {"weights_digest": "w" * 64} for cell, *_ in cells}
-    content = {"plan": plan, "cells": entries, "data": facts, "models": models, "device": "cpu"}
-    out.start({**content, "versions": {"fastrobust": "0", "torch": "0"}}, may_change=())
-    for n, (cell, broken, changes) in enumerate(cells):
-        hit = np.arange(COUNT) < broken
-        rows = {
-            "index": np.arange(COUNT),
-            "label": np.arange(COUNT) % 10,
-            "target": np.full(COUNT, -1),
-            "clean": np.arange(COUNT) % 10,
-            "decision": (np.arange(COUNT) + hit) % 10,
-            "claimed": hit,
-            "success": hit,
-            "l2": np.ones(COUNT),
-            "linf": np.full(COUNT, cell.value or 0.0),
-            "queries": np.full(COUNT, 3),
-            **changes,
-        }
-        images = {"index": np.arange(20), "adversarial": np.random.rand(20, 1, 6, 6)}
-        measured = {"seconds": 1.25, "naive": 300, "executed": 350, "invalid": 0}
-        out.write(f"k{n}", rows, measured, images)
-    return out.root
-
-
-def untargeted(column, eps, model="R:TANH:MSE", **changes):
-    attack = f"{column}(eps={eps})".replace("Madry", "PGD")
-    return Cell(3, column, "eps", eps, model, attack, **changes)
-
-
-def targeted(column, eps, model="R:TANH:MSE"):
-    return replace(untargeted(column, eps, model), table=5, targeted=True)
-
-
-def signs(root):
-    run = results.read(root)
-    return {
-        (result.cell.column, result.value): [mark.sign for mark in found]
-        for result, found in marks.find(run).items()
-    }
 
 
 def test_rates_are_counted_by_hand(tmp_path):
@@ -112,55 +61,6 @@ def test_worst_case_is_per_image(tmp_path):
 def test_a_rounding_beyond_eps_is_within_it():
     radius = np.array([np.float32(0.1) + np.float32(1e-8), 0.1001])
     assert robust_at(radius, 0.1).hits == 1
-
-
-def test_more_budget_that_helps_the_defender_is_marked(tmp_path):
-    cells = [
-        (untargeted("MIM", 0.05), 60, {}),
-        (untargeted("MIM", 0.1), 40, {}),  # worse than at 0.05 by 20 images: marked
-        (untargeted("MIM", 0.2), 58, {}),  # by 2 images: forgiven
-        (targeted("MIM", 0.2), 40, {}),  # listed before its smaller budget
-        (targeted("MIM", 0.1), 60, {}),
-    ]
-    root = made_up(tmp_path, "digits", cells)
-    assert signs(root) == {("MIM", 0.1): [marks.BUDGET], ("MIM", 0.2): [marks.BUDGET]}
-    found = [mark.sentence for ms in marks.find(results.read(root)).values() for mark in ms]
-    assert "accuracy rises from 0.400 to 0.600" in found[0]
-    assert "targeted success falls from 0.600 to 0.400" in found[1]
-
-
-def test_the_interval_forgives_what_chance_explains(tmp_path):
-    cells = [(untargeted("MIM", 0.05), 60, {}), (untargeted("MIM", 0.1), 55, {})]
-    assert signs(made_up(tmp_path, "digits", cells)) == {}
-
-
-@pytest.mark.parametrize(("left", "marked"), [(2, False), (3, True)])
-def test_two_images_are_forgiven_at_any_size(left, marked):
-    weak = SimpleNamespace(defended=left / 4, rate=Rate(left, 4))
-    strong = SimpleNamespace(defended=0.0, rate=Rate(0, 4))
-    assert weak.rate.value > strong.rate.interval[1]
-    assert marks._clearly_worse(weak, than=strong) == marked
-
-
-def test_one_step_that_beats_many_is_marked(tmp_path):
-    cells = [
-        (untargeted("FGSM", 0.1), 60, {}),
-        (untargeted("FGSM", 0.4), 99, {}),
-        (untargeted("Madry", 0.1), 30, {}),
-        (untargeted("BIM", 0.2), 40, {}),
-        (untargeted("MIM", 0.05), 10, {}),  # less budget than any one-step attack
-        (untargeted("MIM", 0.1, model="O:SOFTMAX:CE"), 10, {}),  # another classifier
-    ]
-    root = made_up(tmp_path, "digits", cells)
-    assert signs(root) == {("Madry", 0.1): [marks.ONE_STEP], ("BIM", 0.2): [marks.ONE_STEP]}
-
-
-def test_a_false_claim_is_marked_with_its_count(tmp_path):
-    cells = [(untargeted("BIM", 0.1), 30, {"claimed": np.arange(COUNT) < 37})]
-    root = made_up(tmp_path, "digits", cells)
-    assert signs(root) == {("BIM", 0.1): [marks.CLAIMED]}
-    (found,) = marks.find(results.read(root)).values()
-    assert "differ on 7 of 100 images" in found[0].sentence
 
 
 class Page(HTMLParser):
@@ -222,11 +122,11 @@ def test_the_page_shows_the_papers_value_where_the_data_set_is_the_papers(tmp_pa
     (tmp_path / "a").mkdir()
     mnist = report.write(made_up(tmp_path / "a", "mnist", cells))
     text = " ".join(Page(mnist.page.read_text()).text)
-    assert "paper 0.429" in text and "paper 0.023" in text and "1812.00181" in text
-    assert "(paper 0.429)" in mnist.markdown.read_text()
+    assert "paper .429" in text and "paper .023" in text and "1812.00181" in text
+    assert "(paper 0.429, +0.271)" in mnist.markdown.read_text()
     (tmp_path / "b").mkdir()
     digits = report.write(made_up(tmp_path / "b", "digits", cells))
-    assert "paper 0." not in " ".join(Page(digits.page.read_text()).text)
+    assert "paper ." not in " ".join(Page(digits.page.read_text()).text)
 
 
 def test_the_files_agree(swept):
@@ -244,7 +144,7 @@ def test_the_files_agree(swept):
 
 
 def test_tables_1_and_2_come_from_the_attacks(swept):
-    first, second = layout.attack_tables(results.read(swept[1]))
+    first, second = listings.attack_tables(results.read(swept[1]))
     assert ("BIM", "paper's view", "eps") in first.rows
     constants = dict((name, text) for name, _, text in second.rows)
     assert "step_size 0.05" in constants["BIM"] and "steps 3" in constants["BIM"]

@@ -343,3 +343,35 @@ def test_slugs():
         "o-softmax-mse",
         "r-tanh-mse",
     ]
+    assert train.slug("R:TANH:MSE:64") == "r-tanh-mse-64"
+
+
+@pytest.mark.filterwarnings("ignore:.*stalled")
+@pytest.mark.parametrize("length", [64, 256, 1024])
+def test_a_length_behind_the_name_is_that_of_the_codewords(few, path, length):
+    name = f"R:TANH:MSE:{length}"
+    config = train.default_config("digits", name, epochs=1)
+    assert config == train.default_config("digits", "R:TANH:MSE", epochs=1, code_length=length)
+    model = train.train(few, name, config, path)
+    assert model.head.vectors.shape == (10, length)
+    assert model.units(few.x_test[:2]).shape == (2, length)
+    assert checkpoint.read_facts(path)["model_name"] == name
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("R:TANH:MSE:128", "must be R:TANH:MSE, whose codewords have 128 units"),
+        ("R:TANH:MSE:064", "must be one of"),
+        ("R:TANH:MSE:", "must be one of .*or R:TANH:MSE:<codeword length>"),
+        ("O:SOFTMAX:CE:64", "must be one of"),
+    ],
+)
+def test_other_lengths_are_refused(name, words):
+    with pytest.raises(ValueError, match=words):
+        train.default_config("digits", name)
+
+
+def test_the_length_of_the_name_and_of_the_settings_are_one(few, path):
+    with pytest.raises(ValueError, match="must have the code_length of R:TANH:MSE:64, got 128"):
+        train.train(few, "R:TANH:MSE:64", settings(), path)
