@@ -5,6 +5,7 @@
 #include <random>
 #include <vector>
 
+#include "../deepfool.h"
 #include "../head.h"
 #include "../start.h"
 #include "../step.h"
@@ -16,7 +17,8 @@ struct Samples {
   static constexpr int64_t N = 5, K = 10, d = 131, n = 300;
   std::vector<T> z = random(N * d, 3), vectors = random(K * d, 1), x = random(N * n, 1),
                  x0 = random(N * n, 1), grad = random(N * n, 1), momentum = random(N * n, 1),
-                 out = std::vector<T>(2 * N + N * d);
+                 slopes = random(N * K * n, 1), out = std::vector<T>(2 * N + N * d);
+  bool live[N] = {false, true, true, true, true}, moved[N] = {};
   std::vector<int64_t> y{0, 9, 3, 3, 7}, index = std::vector<int64_t>(N);
 
   static std::vector<T> random(int64_t count, T scale) {
@@ -64,6 +66,13 @@ struct Samples {
             norm,     N,         n};
   }
 
+  // The first row stays where it is; gaps are any numbers.
+  DeepFoolArgs<T> deepfool() {
+    return {
+        x.data(), momentum.data(), x0.data(), slopes.data(), z.data(), live, moved, {-1, 1}, N, K,
+        n};
+  }
+
   // Runs f(args) for every kernel and every variant of it.
   template <typename F>
   void each_kernel(F f) {
@@ -73,6 +82,7 @@ struct Samples {
         f(head(activation, loss));
     f(TanhMseArgs<T>{z.data(), z.data() + d, out.data(), nullptr, nullptr, nullptr, N - 1, d});
     for (StepKind kind : {StepKind::kSign, StepKind::kMomentum, StepKind::kL2}) f(step(kind));
+    f(deepfool());
     for (Norm norm : {Norm::kLinf, Norm::kL2}) f(start(norm));
   }
 
@@ -84,6 +94,7 @@ struct Samples {
       all.insert(all.end(), first, first + v.size() * sizeof(v[0]));
     };
     append(out), append(index), append(x), append(momentum);
+    all.insert(all.end(), moved, moved + N);
     return all;
   }
 };

@@ -1,6 +1,7 @@
 """Attacks: frozen dataclasses whose repr names a cell, a test and a table row."""
 
 from .base import Attack, from_repr
+from .deepfool import DeepFool
 from .result import AttackResult
 from .sign import BIM, FGSM, MIM, PGD
 from .targets import random_targets
@@ -12,6 +13,7 @@ __all__ = [
     "PGD",
     "Attack",
     "AttackResult",
+    "DeepFool",
     "from_repr",
     "random_targets",
 ]

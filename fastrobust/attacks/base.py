@@ -114,7 +114,7 @@ class Attack(Generic[S]):
                 network, x0, y, target=target, eps=eps, initial_const=initial_const,
                 seed=seed, index=index,
             )  # fmt: skip
-            for caution in self.cautions(state):
+            for caution in self.cautions(network, state):
                 warnings.warn(caution, UserWarning, stacklevel=2)
             slots.drive(self, network, state)
             adv = self.verdict(network, state)
@@ -220,7 +220,7 @@ class Attack(Generic[S]):
         """Updates between two looks at which rows are done; a look waits for the device."""
         return 1
 
-    def cautions(self, rows: Rows) -> list[str]:
+    def cautions(self, network: Oracle, rows: Rows) -> list[str]:
         """Return what a direct caller should be warned of."""
         return []
 

@@ -4,6 +4,7 @@ import ast
 import math
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 from ..objectives import LOSSES
@@ -22,12 +23,12 @@ def number(name: str, value: Any) -> float:
     return result
 
 
-def count(name: str, value: Any) -> int:
-    """An integer >= 1."""
+def count(name: str, value: Any, least: int = 1) -> int:
+    """An integer >= `least`."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if int(value) < 1:
-        raise ValueError(f"{name} must be >= 1, got {value!r}")
+    if int(value) < least:
+        raise ValueError(f"{name} must be >= {least}, got {value!r}")
     return int(value)
 
 
@@ -79,6 +80,10 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "restarts": count,
     "norm": word("linf", "l2"),
     "keep": word("best", "last"),
+    "max_steps": count,
+    "candidates": partial(count, least=2),
+    "overshoot": number,
+    "view": word("class", "units"),
 }
 
 

@@ -5,6 +5,7 @@ Every module holds, in this order: the public wrapper, the registered operation,
 """
 
 from .decode import decode, decode_ref
+from .deepfool import deepfool_, deepfool_ref_
 from .head import head, head_ref, tanh_mse, tanh_mse_ref
 from .start import random_start_, random_start_ref_
 from .step import step, step_, step_ref_
@@ -12,6 +13,8 @@ from .step import step, step_, step_ref_
 __all__ = [
     "decode",
     "decode_ref",
+    "deepfool_",
+    "deepfool_ref_",
     "head",
     "head_ref",
     "random_start_",
