@@ -10,6 +10,7 @@
 #include "cpu.h"
 #include "cw_step.h"
 #include "decode.h"
+#include "deepfool.h"
 #include "head.h"
 #include "start.h"
 #include "step.h"
@@ -105,8 +106,8 @@ Tensor input_flags(const Tensor& t, const char* name, int64_t rows, const Tensor
   return t.contiguous();
 }
 
-void require_matrix(const Tensor& t, const char* name, const char* shape) {
-  require<py::value_error>(t.dim() == 2 && t.size(1) > 0, name, " must have shape ", shape,
+void require_matrix(const Tensor& t, const char* name, const char* shape, int64_t least = 1) {
+  require<py::value_error>(t.dim() == 2 && t.size(1) >= least, name, " must have shape ", shape,
                            ", got ", t.sizes());
 }
 
@@ -427,6 +428,47 @@ void random_start_(Tensor x, Tensor x0, const string& norm, Number eps, uint64_t
   });
 }
 
+void deepfool_(Tensor x, Tensor r, Tensor x0, Tensor slopes, Tensor gaps, optional<Tensor> live,
+               Tensor moved, optional<double> lo, optional<double> hi) {
+  require_floating(x, "x");
+  require<py::value_error>(x.dim() >= 1, "x must have shape (N, ...), got a single number");
+  require_matrix(gaps, "gaps", "(N, K)", 0);
+  require_shape(r, "r", x.sizes());
+  require_shape(x0, "x0", x.sizes());
+  const int64_t N = x.size(0), K = gaps.size(1);
+  std::vector<int64_t> shape = x.sizes().vec();
+  shape.insert(shape.begin() + 1, K);
+  require_shape(slopes, "slopes", shape);
+  require_shape(gaps, "gaps", {N, K});
+  prepare_in_place(x, "x");
+  prepare_in_place(r, "r");
+  input(r, "r", x, "x");
+  x0 = input(x0, "x0", x, "x");
+  slopes = input(slopes, "slopes", x, "x");
+  gaps = input(gaps, "gaps", x, "x");
+  if (live) {
+    require<py::type_error>(live->scalar_type() == at::kBool, "live must be bool, got ",
+                            dtype(*live));
+    require_shape(*live, "live", {N});
+    require_on(*live, "live", x, "x");
+    live = live->contiguous();
+  }
+  if (N == 0) return;
+  require_apart(x, "x", r, "r");
+  require_apart(x, "x", x0, "x0");
+  require_apart(x, "x", slopes, "slopes");
+  require_apart(r, "r", x0, "x0");
+  require_apart(r, "r", slopes, "slopes");
+  const int64_t n = x.numel() / N;
+  with_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    run(DeepFoolArgs<T>{out<T>(x), out<T>(r), in<T>(x0), in<T>(slopes), in<T>(gaps),
+                        live ? in<bool>(*live) : nullptr, out<bool>(moved), make_box<T>(lo, hi), N,
+                        K, n},
+        x, (K + 2) * (n + 1));
+  });
+}
+
 // What this file was built with; build.py adds the rest.
 py::dict facts() {
   py::dict d;
@@ -458,6 +500,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("tanh_mse",      &tanh_mse,      Free(), "mean squared error of tanh(z), or its gradients");
   m.def("step_",         &step_,         Free(), "one attack update in place");
   m.def("cw_step_",      &cw_step_,      Free(), "one iteration of Carlini and Wagner's L2 attack");
+  m.def("deepfool_",     &deepfool_,     Free(), "one step of DeepFool in place");
   m.def("random_start_", &random_start_, Free(), "a random point of each eps-ball, in place");
   m.def("facts",         &facts,                 "what this extension was built with");
   // clang-format on

@@ -23,8 +23,6 @@ struct StepArgs {
   int64_t N, n;
 };
 
-constexpr int kPixelLanes = 128;  // partial sums of a sum over pixels
-
 // Smallest norm that a gradient is divided by (CleverHans 2.1.0, MomentumIterativeMethod).
 template <typename T>
 FR_HD T guarded(T norm) {

@@ -12,6 +12,8 @@
 
 namespace fastrobust {
 
+constexpr int kPixelLanes = 128;  // partial sums of a sum over pixels
+
 struct SerialTeam {
   template <typename F>
   FR_HD void each(int64_t n, F f) const {

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .classifier import Classifier, as_classifier, evaluating
 from .heads import Head
-from .objectives import Loss, judge
+from .objectives import Loss, judge, leading
 
 Model = nn.Module | Callable[[Tensor], Tensor]
 
@@ -39,6 +39,22 @@ class Answer(NamedTuple):
     loss: Tensor
     grad: Tensor
     decision: Tensor
+    valid: Tensor
+
+
+class Leaders(NamedTuple):
+    """How the highest outputs of N rows change with their images; everything is detached.
+
+    Attributes:
+        z: (N, d) pre-activations, at least float32.
+        gaps: (N, m - 1) each of the outputs that follow the highest one, less that one.
+        slopes: (N, m - 1, ...) gradients of the gaps by x, in x's dtype.
+        valid: (N,) bool, False where the network gave NaN.
+    """
+
+    z: Tensor
+    gaps: Tensor
+    slopes: Tensor
     valid: Tensor
 
 
@@ -101,21 +117,33 @@ class Oracle:
         z, decision, valid = map(torch.cat, zip(*parts, strict=True))
         return z, decision, valid
 
+    def leaders(self, x: Tensor, count: int, view: str) -> Leaders:
+        """Gaps behind the highest output: one forward, then one backward for each of the others.
+
+        Args:
+            x: (N, ...) images.
+            count: number m of outputs to look at, the highest included; at most all are.
+            view: ``"class"`` or ``"units"``, see :func:`fastrobust.objectives.leading`.
+        """
+        parts = [self._leaders(rows, count, view) for (rows,) in _chunks(x)]
+        return parts[0] if len(parts) == 1 else Leaders(*map(torch.cat, zip(*parts, strict=True)))
+
+    def _leaders(self, x: Tensor, count: int, view: str) -> Leaders:
+        x, z = self._forward(x)
+        gaps, cotangents = leading(self.head, z.detach(), count, view)
+        rivals = gaps.shape[1]
+        slopes = x.new_empty(len(x), rivals, *x.shape[1:])
+        for k in range(rivals):
+            slopes[:, k] = self._backward(z, x, cotangents[:, k], keep=k + 1 < rivals)
+        valid = ~(z.isnan().any(1) | slopes.flatten(1).sum(1).isnan())
+        return Leaders(z.detach(), gaps, slopes, valid)
+
     def _gradient(
         self, loss: Loss, x: Tensor, y: Tensor, sign: Tensor, label: Tensor | None = None
     ) -> Answer:
-        x = x.detach().requires_grad_()
-        z = self._pre_activation(x)
-        if not z.requires_grad:
-            raise ValueError("the model's output must be differentiable by its input, got no graph")
+        x, z = self._forward(x)
         value, cotangent, decision = judge(self.head, z.detach(), y, loss, label)
-        cotangent = cotangent * sign.to(z.dtype)[:, None]
-        self.evaluations += len(x)
-        # float16 has no room for the small gradients of a mean squared error.
-        unit = _peak(cotangent) if self._dtype is torch.float16 else None
-        (grad,) = torch.autograd.grad(z, x, cotangent if unit is None else cotangent / unit)
-        if unit is not None:
-            grad *= unit.to(grad.dtype).view(-1, *[1] * (x.dim() - 1))
+        grad = self._backward(z, x, cotangent * sign.to(z.dtype)[:, None])
         valid = ~(z.isnan().any(1) | grad.flatten(1).sum(1).isnan())
         return Answer(z.detach(), value * sign.to(z.dtype), grad.contiguous(), decision, valid)
 
@@ -126,6 +154,25 @@ class Oracle:
             z = self._pre_activation(x)
         value, _, decision = judge(self.head, z, y, loss, label)
         return Answer(z, value * sign.to(z.dtype), z[:, :0], decision, ~z.isnan().any(1))
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x as a leaf, and the pre-activations (N, d) with their graph back to it."""
+        x = x.detach().requires_grad_()
+        z = self._pre_activation(x)
+        if not z.requires_grad:
+            raise ValueError("the model's output must be differentiable by its input, got no graph")
+        return x, z
+
+    def _backward(self, z: Tensor, x: Tensor, cotangent: Tensor, keep: bool = False) -> Tensor:
+        """Gradient (N, ...) by x of what has the gradient `cotangent` (N, d) by z."""
+        # float16 has no room for the small gradients of a mean squared error.
+        unit = _peak(cotangent) if self._dtype is torch.float16 else None
+        seed = cotangent if unit is None else cotangent / unit
+        (grad,) = torch.autograd.grad(z, x, seed, retain_graph=keep)
+        self.evaluations += len(x)
+        if unit is not None:
+            grad *= unit.to(grad.dtype).view(-1, *[1] * (x.dim() - 1))
+        return grad
 
     def _pre_activation(self, x: Tensor) -> Tensor:
         self.evaluations += len(x)

@@ -2,12 +2,32 @@
 
 import multiprocessing
 import multiprocessing.context
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 
 from . import allocator
+
+T = TypeVar("T")
+_spawn = multiprocessing.get_context("spawn")  # a fork would share torch's threads
+
+
+class Turns:
+    """Deals the items of one list to several processes, each item to one of them."""
+
+    def __init__(self) -> None:
+        self._next = _spawn.Value("q", 0)
+
+    def of(self, items: Sequence[T]) -> Iterator[T]:
+        """Yield an item whenever this process is ready for it, until all are dealt."""
+        while True:
+            with self._next.get_lock():
+                place = self._next.value
+                self._next.value += 1
+            if place >= len(items):
+                return
+            yield items[place]
 
 
 def helpers_on(
@@ -17,22 +37,17 @@ def helpers_on(
 
     Args:
         jobs: Number of processes, this one included, so jobs - 1 are started.
-        work: A function of a module, called with `arguments`.
-        *arguments: The last one is a sequence: helper n of 1..jobs-1 gets ``[n::jobs]`` of it, and
-            ``[::jobs]`` is left for this process.
+        work: A function of a module, called with `arguments`; :class:`Turns` among them deal.
+        *arguments: Anything that can be pickled.
 
     Returns:
         The processes, to be joined.
     """
-    *common, shared = arguments
-    spawn = multiprocessing.get_context("spawn")  # a fork would share torch's threads
     threads = max(1, torch.get_num_threads() // jobs)
-    helpers = []
-    for n in range(1, jobs):
-        if share := shared[n::jobs]:
-            helpers.append(spawn.Process(target=_apart, args=(threads, work, *common, share)))
-            helpers[-1].start()
-    return helpers
+    helpers = [_spawn.Process(target=_apart, args=(threads, work, *arguments)) for _ in range(jobs)]
+    for helper in helpers[1:]:
+        helper.start()
+    return helpers[1:]
 
 
 def _apart(threads: int, work: Callable[..., None], *arguments: Any) -> None:

@@ -12,40 +12,31 @@ import numpy as np
 import torch
 
 from . import attacks, slots
-from .tally import Measurement, Tally, images_kept
 from .engine import oracle
-from .flows import Rows, Savings, Searches, Start
+from .flows import Rows, Savings, Start
 from .plans import Cell
+from .searches import Searches
+from .store import IMAGES_KEPT
 from .subject import Subject
+from .tally import Measurement, Tally
 
 Done = Callable[[Cell, Measurement], None]
 
 
-def groups(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Put cells together that can share slots, in the order of their first one."""
-    found: dict[tuple[object, ...], list[Cell]] = {}
-    for cell in cells:
-        rule = cell.attack and _without_budget(attacks.from_repr(cell.attack))
-        key = (cell.model, cell.source, rule, cell.targeted, cell.labels)
-        if cell.attack is None or cell.source is not None:
-            key = (*key, cell)
-        found.setdefault(key, []).append(cell)
-    return list(found.values())
+def rule_of(cell: Cell) -> str | None:
+    """Say what cells have in common that can share slots: the attack without what varies."""
+    if cell.attack is None:
+        return None
+    attack: Any = attacks.from_repr(cell.attack)
+    return repr(replace(attack, **{name: 1 for name in (attack.budget, attack.prefix) if name}))
 
 
-def _without_budget(attack: Any) -> str:
-    """What cells of one group have in common."""
-    varied = {name: 1 for name in (attack.budget, attack.prefix) if name}
-    return repr(replace(attack, **varied))
-
-
-def may_hurry(cell: Cell, subject: Subject, savings: Savings) -> bool:
-    """Whether searches of a cell may end at their first success: it changes distances alone."""
+def may_hurry(cell: Cell, subject: Subject) -> bool:
+    """Whether a cell's searches may end at their first success: it changes distances alone."""
     if cell.attack is None or cell.source is not None or cell.distances:
         return False
     attack: Any = attacks.from_repr(cell.attack)
-    searches = hasattr(attack, "initial_const")
-    return savings.first_success and searches and attack.tests_decision(subject.model.head)
+    return attack.budget == "initial_const" and attack.tests_decision(subject.model.head)
 
 
 def measure(
@@ -53,15 +44,21 @@ def measure(
     subject: Subject,
     done: Done,
     advance: Callable[[int], None],
+    *,
+    hurry: bool = False,
+    keep: int = IMAGES_KEPT,
     savings: Savings | None = None,
 ) -> None:
-    """Run the attack of a group of cells on every image.
+    """Run the attack of some cells on every image.
 
     Args:
-        cells: One of :func:`groups`, without transfers.
+        cells: Cells of one classifier with one :func:`rule_of`, targeted alike, with labels alike;
+            no transfers.
         subject: On which classifier and images.
         done: Called with every cell and what was measured, as soon as it is whole.
         advance: Called with the number of rows found.
+        hurry: Let searches end at their first success; all of the cells must agree.
+        keep: How many of the first adversarial images to keep.
         savings: What the cells may share; all by default.
     """
     savings = savings or Savings()
@@ -73,27 +70,25 @@ def measure(
             return
         made: list[Any] = [attacks.from_repr(str(cell.attack)) for cell in cells]
         prefix = made[0].prefix
-        if prefix is not None:  # from short to long
-            order = sorted(range(len(cells)), key=lambda n: getattr(made[n], prefix))
-            cells, made = [cells[n] for n in order], [made[n] for n in order]
-        if prefix is not None and not savings.prefixes and len(cells) > 1:
-            for cell in cells:
-                measure([cell], subject, done, advance, savings)
-            return
+        if prefix and len(cells) > 1:
+            if not savings.prefixes:
+                for cell in cells:
+                    measure([cell], subject, done, advance, keep=keep, savings=savings)
+                return
+            from_short_to_long = sorted(range(len(cells)), key=lambda n: getattr(made[n], prefix))
+            cells, made = ([found[n] for n in from_short_to_long] for found in (cells, made))
         rule = made[-1]
         goal = subject.goal(targeted=cells[0].targeted, labels=cells[0].labels)
-        hasty = all(may_hurry(cell, subject, savings) for cell in cells)
-        start = Start(rule, network, subject, goal, hasty)
-        whole = any(cell.keeps_images for cell in cells)
-        tally = Tally(network, subject, cells, images_kept(subject, whole), done, advance)
+        start = Start(rule, network, subject, goal, hurry and savings.first_success)
+        tally = Tally(network, subject, cells, min(keep, len(subject)), done, advance)
         budgets = [getattr(attack, rule.budget) for attack in made] if rule.budget else [0.0]
         if savings.shared_const and rule.budget == "initial_const" and len(cells) > 1:
-            work: slots.Work = Searches(start, tally, budgets)
-            driven = work.inner
+            searches = Searches(start, tally, budgets)
+            slots.flow(searches.inner, network, searches, subject.batch)
         else:
             lengths = [getattr(attack, prefix) for attack in made] if prefix else []
-            work, driven = Rows(start, tally, budgets, lengths, savings), rule
-        slots.flow(driven, network, work, subject.batch)
+            rows = Rows(start, tally, budgets, lengths, savings)
+            slots.flow(rule, network, rows, subject.batch)
         tally.flush(rule)
 
 

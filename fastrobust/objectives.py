@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .heads import Head
+from .heads import TEMPERATURE_PER_UNIT, Head
 from .ops.head import launch_head
 
 Loss = str | Callable[[Tensor, Tensor], Tensor]
@@ -101,6 +101,32 @@ def largest_unit(head: Head, z: Tensor, label: Tensor, bonus: Tensor | float = 0
     return lifted.argmax(1) == own
 
 
+def leading(head: Head, z: Tensor, count: int, view: str) -> tuple[Tensor, Tensor]:
+    """Say how far the outputs that follow the highest one are behind it.
+
+    Args:
+        head: what z means.
+        z: (N, d) pre-activations, detached.
+        count: how many outputs to look at, the highest included; at most all are.
+        view: ``"class"`` for the class scores, ``"units"`` for :func:`outputs`.
+
+    Returns:
+        The gaps (N, count - 1), at most zero, highest output first (the lowest index of equals),
+        and their gradients by z (N, count - 1, d).
+    """
+    seen = head.scores(z) if view == "class" else outputs(head, z)
+    ordered, place = seen.sort(dim=1, descending=True, stable=True)
+    gaps = ordered[:, 1:count] - ordered[:, :1]
+    chosen = F.one_hot(place[:, :count], seen.shape[1]).to(z.dtype)
+    behind = chosen[:, 1:] - chosen[:, :1]
+    if seen is z:
+        return gaps, behind
+    if view == "class" and head.vectors is not None:
+        length = head.vectors.shape[1]
+        behind = behind @ (head.vectors.to(z.dtype) / (length * TEMPERATURE_PER_UNIT))
+    return gaps, _by_z(head, z, behind)
+
+
 def resembles(head: Head, z: Tensor, y: Tensor, loss: Loss, label: Tensor | None) -> Tensor:
     """Whether what `loss` compares at z (N, d) has its argmax where class y (N,) has it."""
     if label is not None and reads_units(loss):
@@ -132,11 +158,19 @@ def _on_units(head: Head, z: Tensor, label: Tensor, loss: str) -> tuple[Tensor, 
         share = label / label.sum(1, keepdim=True)
         value = -(share * u.log_softmax(1)).sum(1)
         du = u.softmax(1) - share
+    return value, du if u is z else _by_z(head, z, du[:, None])[:, 0]
+
+
+def _by_z(head: Head, z: Tensor, du: Tensor) -> Tensor:
+    """Gradients by z (N, d) of what has the gradients `du` (N, m, d) by its units: (N, m, d)."""
     if head.activation == "tanh":
-        return value, du * (1 - u.square())
-    if head.activation == "softmax" and u is not z:
-        return value, u * (du - (u * du).sum(1, keepdim=True))
-    return value, du
+        # 1 - tanh(z)^2 without its cancellation, which makes it zero from |z| = 9 on in float32.
+        e = (-2 * z.abs()).exp()
+        return du * (4 * e / (1 + e).square())[:, None]
+    if head.activation == "softmax":
+        p = z.softmax(1)[:, None]
+        return p * (du - (p * du).sum(2, keepdim=True))
+    return du
 
 
 def _differentiate(

@@ -37,6 +37,8 @@ class Cell:
         source: Another classifier under a transfer attack: `attack` makes its images against that
             one, and `model` judges them. None where `model` itself is attacked.
         probe: A cell that a search visits only if it needs it, see ``probing``.
+        distances: Its distances and images count too, not its rate alone, so that no search for the
+            nearest image stops at the first success.
 
     Raises:
         ValueError: A field has a value outside its range, or `attack` is no attack's repr.
@@ -53,6 +55,7 @@ class Cell:
     labels: str = "own"
     source: str | None = None
     probe: bool = False
+    distances: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.table, int):
@@ -63,7 +66,7 @@ class Cell:
             raise ValueError(f"view must be one of {VIEWS}, got {self.view!r}")
         if self.labels not in LABELS:
             raise ValueError(f"labels must be one of {LABELS}, got {self.labels!r}")
-        for name in ("targeted", "probe"):
+        for name in ("targeted", "probe", "distances"):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise ValueError(f"{name} must be true or false, got {value!r}")

@@ -1,27 +1,30 @@
-"""Runs a plan: every cell that is not in the run folder yet, one after the other.
+"""Runs a plan: every cell that is not in the run folder yet.
 
-A cell that fails is written down and the others go on; a kill loses the cell that was running.
+Cells that share an attack's rule share its slots. A cell is written when its last row has come
+home; one that fails is written down and the others go on; a kill loses what was running.
 """
 
 import os
 import platform
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any
 
 import numpy as np
 import torch
 
 from . import __version__, checkpoint, data
 from .data import DataSet
-from .jobs import helpers_on
-from .measure import Subject, measure
-from .plans import Cell, Plan
+from .jobs import Turns, helpers_on
+from .measure import switched_off
+from .plans import Plan
 from .progress import track
-from .store import FORMAT_VERSION, RunFolder, cell_key
+from .store import RunFolder
+from .subject import Subject
+from .tasks import Task, Work, tasks_of, units_of, visits
 from .trained import checkpoint_path
+from .worker import Worker
 
 
 @dataclass
@@ -46,6 +49,7 @@ def run(
     data_root: str | os.PathLike[str] | None = None,
     device: str | torch.device = "cpu",
     jobs: int = 1,
+    without: Sequence[str] = (),
 ) -> Outcome:
     """Measure every cell of `plan` that `out_dir` does not hold yet.
 
@@ -59,25 +63,32 @@ def run(
         device: Where to compute.
         jobs: Number of processes that share the cells; more than one start new interpreters, so a
             script that asks for them needs its ``if __name__ == "__main__"``.
+        without: Savings to do without: ``"first-success"``, ``"shared-const"``, ``"prefixes"``,
+            ``"clean-gradient"``. None of them changes a rate; the first spares distances.
 
     Raises:
         FileNotFoundError: A checkpoint or a data file is missing.
         StoreError: The folder holds another run, or a damaged run.json.
+        ValueError: There is no saving of that name.
     """
-    work = _prepare(plan, out_dir, data_root, device)
-    if jobs == 1:
-        return _measure_all(*work)
-    folder, tasks, subjects = work
-    before = {task.key for task in tasks if folder.has(task.key)}
-    places = list(range(len(tasks)))
-    helpers = helpers_on(jobs, _help, plan, out_dir, data_root, device, places)
-    own = _measure_all(folder, tasks[::jobs], subjects)
-    for helper in helpers:
-        helper.join()
-    # What the helpers did is read back, and what one of them left undone is done here.
-    rest = _measure_all(folder, [t for n, t in enumerate(tasks) if n % jobs], subjects)
-    done = {task.key for task in tasks if folder.has(task.key)}
-    return Outcome(len(done - before), len(done & before), own.failed + rest.failed)
+    work = _prepare(plan, out_dir, data_root, device, without)
+    turns = Turns()
+    before = {task.key for task in work.tasks if work.folder.has(task.key)}
+    helpers = helpers_on(jobs, _help, plan, out_dir, data_root, device, without, turns)
+    with track(work.total, "attacked images") as progress:
+        own = Worker(work, progress)
+        for unit in turns.of(work.units):
+            own.do(unit)
+        for helper in helpers:
+            helper.join()
+        # What the helpers did is read back, and what one of them left undone is done here.
+        for unit in work.units:
+            own.do(unit)
+        for task in work.tasks:
+            if task.cell.source is not None:
+                own.transfer(task)
+    done = {task.key for task in work.tasks if work.folder.has(task.key)}
+    return Outcome(len(done - before), len(done & before), list(own.failed.values()))
 
 
 def _help(
@@ -85,12 +96,15 @@ def _help(
     out_dir: str | os.PathLike[str],
     data_root: str | os.PathLike[str] | None,
     device: str | torch.device,
-    places: Sequence[int],
+    without: Sequence[str],
+    turns: Turns,
 ) -> None:
-    """Measure the cells at these places of the plan, and say nothing."""
-    folder, tasks, subjects = _prepare(plan, out_dir, data_root, device)
-    with open(os.devnull, "w") as silence:
-        _measure_all(folder, [tasks[place] for place in places], subjects, silence)
+    """Measure cells, and say nothing."""
+    work = _prepare(plan, out_dir, data_root, device, without)
+    with open(os.devnull, "w") as silence, track(work.total, "", silence) as progress:
+        worker = Worker(work, progress)
+        for unit in turns.of(work.units):
+            worker.do(unit)
 
 
 def _prepare(
@@ -98,8 +112,10 @@ def _prepare(
     out_dir: str | os.PathLike[str],
     data_root: str | os.PathLike[str] | None,
     device: str | torch.device,
-) -> tuple[RunFolder, list["_Task"], dict[str, Subject]]:
+    without: Sequence[str],
+) -> Work:
     """Load what a plan needs, and claim the run folder for it."""
+    savings = switched_off(without)
     held_out = data.load(plan.data_set, data_root, splits=("test",))
     subjects, models = {}, {}
     for name in plan.models:
@@ -111,18 +127,14 @@ def _prepare(
             )
         subjects[name] = _subject(plan, held_out, path, device)
         models[name] = checkpoint.read_facts(path)
-    tasks = [_task(cell, plan, held_out, models[cell.model]) for cell in plan.cells]
+    tasks = tasks_of(plan, held_out, subjects, models, savings)
     folder = RunFolder(out_dir)
     folder.start(_run_facts(plan, tasks, held_out, models, device), may_change=_MAY_CHANGE)
-    return folder, tasks, subjects
-
-
-class _Task(NamedTuple):
-    """A cell with all that defines its result, and the name that follows from it."""
-
-    cell: Cell
-    key: str
-    description: dict[str, Any]
+    units = units_of(tasks)
+    count = sum(visits(unit) for unit in units)
+    count += sum(task.cell.source is not None for task in tasks)
+    images = len(held_out.y_test[: plan.limit])
+    return Work(folder, tasks, units, subjects, savings, count * images)
 
 
 # A later start may show other cells, or go on with other software: a cell's key says what it is.
@@ -141,28 +153,9 @@ def _subject(plan: Plan, held_out: DataSet, path: Path, device: str | torch.devi
     )
 
 
-def _task(cell: Cell, plan: Plan, held_out: DataSet, model: Mapping[str, Any]) -> _Task:
-    """Name a cell by what is measured, not by where it is shown: two tables may share one."""
-    images = len(held_out.y_test[: plan.limit])
-    description = {
-        "format_version": FORMAT_VERSION,
-        "attack": cell.attack,
-        "targeted": cell.targeted,
-        "labels": cell.labels,
-        "model": cell.model,
-        "weights_digest": model["weights_digest"],
-        "data_set": plan.data_set,
-        "data_digest": held_out.digest,
-        "images": images,
-        "batch": min(plan.batch, images),
-        "seed": plan.seed,
-    }
-    return _Task(cell, cell_key(f"{cell.attack or 'clean'} {cell.model}", description), description)
-
-
 def _run_facts(
     plan: Plan,
-    tasks: list[_Task],
+    tasks: list[Task],
     held_out: DataSet,
     models: Mapping[str, Any],
     device: str | torch.device,
@@ -189,38 +182,3 @@ def _run_facts(
         },
         "cells": [{**asdict(task.cell), "key": task.key} for task in tasks],
     }
-
-
-def _measure_all(
-    folder: RunFolder,
-    tasks: list[_Task],
-    subjects: Mapping[str, Subject],
-    stream: TextIO | None = None,
-) -> Outcome:
-    outcome = Outcome()
-    total = sum(len(subjects[task.cell.model].x) for task in tasks)
-    with track(total, "attacked images", stream) as progress:
-        for cell, key, description in tasks:
-            words = f"{cell.attack or 'clean images'} on {cell.model}"
-            progress.note(words)
-            subject = subjects[cell.model]
-            try:
-                if folder.has(key):
-                    folder.read(key)  # raises on a damaged file: it is named, never trusted
-                    outcome.reused += 1
-                    progress.advance(len(subject.x))
-                    continue
-                found = measure(cell, subject, progress.advance)
-                folder.write(key, found.rows, {**description, **found.facts}, found.images)
-                outcome.measured += 1
-            except Exception as error:  # one cell must not cost the others
-                reason = f"{type(error).__name__}: {error}"
-                outcome.failed.append(f"{words}: {reason}")
-                folder.note_failure(
-                    key,
-                    attack=cell.attack,
-                    model=cell.model,
-                    error=reason,
-                    traceback=traceback.format_exc(),
-                )
-    return outcome

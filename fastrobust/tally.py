@@ -14,7 +14,6 @@ from .attacks.state import State
 from .engine import Oracle
 from .plans import Cell
 from .slots import padded
-from .store import IMAGES_KEPT
 from .subject import Subject
 
 
@@ -158,8 +157,3 @@ class Tally:
             facts,
             {"index": index, "adversarial": adversarial},
         )
-
-
-def images_kept(subject: Subject, whole: bool) -> int:
-    """How many of the first adversarial images a cell keeps: all where others are judged on them."""
-    return len(subject) if whole else min(IMAGES_KEPT, len(subject))

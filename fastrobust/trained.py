@@ -1,7 +1,7 @@
 """The classifiers of a run folder: where their checkpoints are, and training what is missing."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 
 from . import checkpoint, data
 from .errors import CheckpointError
-from .jobs import helpers_on
+from .jobs import Turns, helpers_on
 from .plans import Plan
 from .progress import track
 from .train import default_config, slug, train
@@ -52,8 +52,9 @@ def train_missing(
     """
     names = names or plan.models
     missing = [name for name in names if not checkpoint_path(out_dir, name).exists()]
-    helpers = helpers_on(jobs, _train, plan, out_dir, data_root, device, missing)
-    _train(plan, out_dir, data_root, device, missing[::jobs], track)
+    turns, jobs = Turns(), max(1, min(jobs, len(missing)))
+    helpers = helpers_on(jobs, _help, plan, out_dir, data_root, device, missing, turns)
+    _train(plan, out_dir, data_root, device, turns.of(missing), track)
     for helper in helpers:
         helper.join()
     held_out = data.load(plan.data_set, data_root, splits=("test",))
@@ -74,19 +75,30 @@ def train_missing(
     return found
 
 
-def _train(
+def _help(
     plan: Plan,
     out_dir: str | os.PathLike[str],
     data_root: str | os.PathLike[str] | None,
     device: str | torch.device,
     names: Sequence[str],
+    turns: Turns,
+) -> None:
+    """Train, and say nothing."""
+    _train(plan, out_dir, data_root, device, turns.of(names))
+
+
+def _train(
+    plan: Plan,
+    out_dir: str | os.PathLike[str],
+    data_root: str | os.PathLike[str] | None,
+    device: str | torch.device,
+    names: Iterable[str],
     progress: Any = None,
 ) -> None:
     """Train the classifiers of these names; without `progress` silently."""
-    if not names:
-        return
-    data_set = data.load(plan.data_set, data_root)
+    data_set = None
     for name in names:
+        data_set = data_set or data.load(plan.data_set, data_root)
         config = default_config(plan.data_set, name, net=plan.net)
         path = checkpoint_path(out_dir, name)
         train(data_set, name, config, path, seed=plan.seed, device=device, progress=progress)

@@ -212,6 +212,56 @@ def test_losses_of_a_wrong_shape_are_refused():
             ask(model, x, y, loss)
 
 
+def scores_of(view, head, z):
+    """What an attack takes for scores in a view, by its definition."""
+    if view == "class" or (head.activation, head.training_loss) == ("softmax", "ce"):
+        return head.scores(z)
+    return head.units(z)
+
+
+@pytest.mark.parametrize("view", ["class", "units"])
+@pytest.mark.parametrize(
+    "head", [fr.heads.Softmax("ce"), fr.heads.Softmax("mse"), fr.heads.Linear(), None]
+)
+def test_leaders_are_the_highest_outputs_and_their_slopes(head, view):
+    model = codeword_model() if head is None else fr.Classifier(network(), head).double()
+    x, _ = images()
+    with engine.oracle(model, x.device) as oracle:
+        answer = oracle.leaders(x, 3, view)
+        every = oracle.leaders(x, 99, view)
+
+        def outputs(x):
+            return scores_of(view, model.head, model.pre_activation(x[None]))[0]
+
+        for row in range(len(x)):
+            values = outputs(x[row]).detach()
+            top = sorted(range(len(values)), key=lambda k: -values[k])[:3]
+            jacobian = torch.func.jacrev(outputs)(x[row])[top]
+            torch.testing.assert_close(answer.gaps[row], values[top[1:]] - values[top[0]])
+            torch.testing.assert_close(answer.slopes[row], jacobian[1:] - jacobian[0])
+    assert answer.valid.all() and every.gaps.shape[1] == len(values) - 1
+    torch.testing.assert_close(every.slopes[:, :2], answer.slopes)
+    assert not any(part.requires_grad for part in answer)
+
+
+def test_equal_leaders_come_in_the_order_of_their_index():
+    z = torch.tensor([[1.0, 2.0, 2.0, 0.0, 2.0]])
+    gaps, by_z = objectives.leading(fr.heads.Linear(), z, 4, "class")
+    assert gaps.tolist() == [[0, 0, -1]]
+    assert by_z[0].tolist() == [[0, -1, 1, 0, 0], [0, -1, 0, 0, 1], [1, -1, 0, 0, 0]]
+
+
+def test_slopes_of_saturated_units_are_right_in_float32():
+    """From |z| = 9 on 1 - tanh(z)^2 is zero in float32, and its true value is not."""
+    head = codeword_model(torch.float32).head
+    z = torch.linspace(9, 30, 16).repeat(3, 1) * torch.randn(3, 16).sign()
+    _, by_z = objectives.leading(head, z, 3, "class")
+    top = head.scores(z).argsort(1, descending=True)[:, :3]
+    vectors = head.vectors.double()[top]
+    exact = (vectors[:, 1:] - vectors[:, :1]) * 12 / 16 / z.double().cosh().square()[:, None]
+    torch.testing.assert_close(by_z.double(), exact, rtol=1e-4, atol=0)
+
+
 def test_nan_rows_are_marked():
     weight = torch.randn(32, 4).double()
 

@@ -19,7 +19,7 @@ LAYERS = [
     {"report", "conclusions", "evidence", "figures", "findings", "galleries"}
     | {"layout", "listings", "marks", "questions", "results", "tables"},
     {"sweep", "trained", "store", "plans", "presets", "columns", "paper", "probing"}
-    | {"measure", "jobs"},
+    | {"measure", "jobs", "subject", "flows", "searches", "tally", "tasks", "worker"},
     {"train", "recipes", "resume", "data", "checkpoint"},
     {"attacks"},
     {"slots"},

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../cw_step.h"
+#include "../deepfool.h"
 #include "../head.h"
 #include "../start.h"
 #include "../step.h"
@@ -20,10 +21,11 @@ struct Samples {
                  x0 = random(N * n, 1), grad = random(N * n, 1), momentum = random(N * n, 1),
                  w = random(N * n, 2), m = random(N * n, 1), origin = random(N * n, 1),
                  v = std::vector<T>(N * n, T(0.5)), number = std::vector<T>(4 * N),
-                 out = std::vector<T>(2 * N + N * d);
+                 slopes = random(N * K * n, 1), out = std::vector<T>(2 * N + N * d);
   std::vector<double> weight = std::vector<double>(3 * N);
   std::vector<int64_t> count{0, 7, 10, 19, 3, 0, 0, 1, 2, 3};
   bool flag[4 * N] = {false, true, false, true};
+  bool live[N] = {false, true, true, true, true}, moved[N] = {};
   std::vector<int64_t> y{0, 9, 3, 3, 7}, index = std::vector<int64_t>(N);
 
   static std::vector<T> random(int64_t count, T scale) {
@@ -108,6 +110,13 @@ struct Samples {
             norm,     N,         n};
   }
 
+  // The first row stays where it is; gaps are any numbers.
+  DeepFoolArgs<T> deepfool() {
+    return {
+        x.data(), momentum.data(), x0.data(), slopes.data(), z.data(), live, moved, {-1, 1}, N, K,
+        n};
+  }
+
   // Runs f(args) for every kernel and every variant of it.
   template <typename F>
   void each_kernel(F f) {
@@ -119,6 +128,7 @@ struct Samples {
     f(TanhMseArgs<T>{z.data(), z.data() + d, out.data(), nullptr, nullptr, nullptr, N - 1, d});
     for (StepKind kind : {StepKind::kSign, StepKind::kMomentum, StepKind::kL2}) f(step(kind));
     f(cw_step());
+    f(deepfool());
     for (Norm norm : {Norm::kLinf, Norm::kL2}) f(start(norm));
   }
 
@@ -131,7 +141,7 @@ struct Samples {
     };
     append(out), append(index), append(x), append(momentum), append(w), append(m), append(v),
         append(origin);
-    append(number), append(weight), append(count), append(flag);
+    append(number), append(weight), append(count), append(flag), append(moved);
     return all;
   }
 };

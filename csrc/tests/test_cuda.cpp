@@ -60,6 +60,19 @@ void compare(double tolerance) {
     CHECK(worst_gap(gpu.momentum, step.momentum, s.N * s.n) == 0);
   }
 
+  auto deepfool = s.deepfool(), deepfool_gpu = deepfool;
+  deepfool_gpu.x = shared_copy(s.x), deepfool_gpu.r = shared_copy(s.momentum);
+  deepfool_gpu.x0 = shared_copy(s.x0), deepfool_gpu.slopes = shared_copy(s.slopes);
+  deepfool_gpu.gaps = shared_copy(s.z);
+  const auto flags = shared_copy(std::vector<char>(2 * s.N, 1));
+  deepfool_gpu.live = nullptr, deepfool.live = nullptr;
+  deepfool_gpu.moved = reinterpret_cast<bool*>(flags);
+  cpu_rows(deepfool, 0, deepfool.N);
+  CHECK(cuda_rows(deepfool_gpu, nullptr) == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess);
+  CHECK(worst_gap(deepfool_gpu.x, deepfool.x, s.N * s.n) == 0);
+  CHECK(worst_gap(deepfool_gpu.r, deepfool.r, s.N * s.n) == 0);
+  CHECK(worst_gap(deepfool_gpu.moved, deepfool.moved, s.N) == 0);
+
   for (Norm norm : {Norm::kLinf, Norm::kL2}) {
     auto start = s.start(norm), gpu = start;
     gpu.x = shared_copy(s.x), gpu.x0 = shared_copy(s.x0), gpu.index = shared_copy(s.y);

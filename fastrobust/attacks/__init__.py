@@ -2,6 +2,7 @@
 
 from .base import Attack, from_repr
 from .cwl2 import CWL2, ModifiedCWL2
+from .deepfool import DeepFool
 from .result import AttackResult
 from .sign import BIM, FGSM, MIM, PGD
 from .targets import random_targets
@@ -15,6 +16,7 @@ __all__ = [
     "PGD",
     "Attack",
     "AttackResult",
+    "DeepFool",
     "from_repr",
     "random_targets",
 ]

@@ -117,7 +117,7 @@ class Attack(Generic[S]):
             state = self.start(
                 network, x0, wish, eps=eps, initial_const=initial_const, seed=seed, index=index
             )
-            for caution in self.cautions(state):
+            for caution in self.cautions(network, state):
                 warnings.warn(caution, UserWarning, stacklevel=2)
             slots.drive(self, network, state)
             result = self.judge(network, state, x)
@@ -240,10 +240,10 @@ class Attack(Generic[S]):
         return torch.zeros_like(state.invalid)
 
     def spared(self, state: S) -> Tensor:
-        """Return how many evaluations (N,) the steps that a row was cut short by would have cost."""
+        """Return the evaluations (N,) that the steps of a search cut short would have cost."""
         return torch.zeros_like(state.queries)
 
-    def cautions(self, rows: Rows) -> list[str]:
+    def cautions(self, network: Oracle, rows: Rows) -> list[str]:
         """Return what a direct caller should be warned of."""
         return []
 

@@ -4,6 +4,7 @@ import ast
 import math
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 from ..objectives import LOSSES
@@ -35,12 +36,12 @@ def number_or_inf(name: str, value: Any) -> float:
     return math.inf if value == math.inf else number(name, value)
 
 
-def count(name: str, value: Any) -> int:
-    """An integer >= 1."""
+def count(name: str, value: Any, least: int = 1) -> int:
+    """An integer >= `least`."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if int(value) < 1:
-        raise ValueError(f"{name} must be >= 1, got {value!r}")
+    if int(value) < least:
+        raise ValueError(f"{name} must be >= {least}, got {value!r}")
     return int(value)
 
 
@@ -103,6 +104,8 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "on_failure": word("best", "clean"),
     "metric": word("euclidean", "squared"),
     "probabilities": flag,
+    "candidates": partial(count, least=2),
+    "overshoot": number,
 }
 
 

@@ -198,7 +198,7 @@ class BIM(FGSM):
     steps: int = 10
     keep: Literal["last", "best"] = "last"
 
-    def cautions(self, rows: Rows) -> list[str]:
+    def cautions(self, network: Oracle, rows: Rows) -> list[str]:
         """Say where the step jumps across the whole ball."""
         assert rows.eps is not None
         wide = (rows.eps > 0) & (self.step_size > 2 * rows.eps)

@@ -6,6 +6,7 @@ Every module holds, in this order: the public wrapper, the registered operation,
 
 from .cw_step import CwRows, cw_step_, cw_step_ref_
 from .decode import decode, decode_ref
+from .deepfool import deepfool_, deepfool_ref_
 from .head import head, head_ref, tanh_mse, tanh_mse_ref
 from .start import random_start_, random_start_ref_
 from .step import step, step_, step_ref_
@@ -16,6 +17,8 @@ __all__ = [
     "cw_step_ref_",
     "decode",
     "decode_ref",
+    "deepfool_",
+    "deepfool_ref_",
     "head",
     "head_ref",
     "random_start_",
