@@ -22,12 +22,31 @@ def number(name: str, value: Any) -> float:
     return result
 
 
+def positive(name: str, value: Any) -> float:
+    """A finite number > 0."""
+    if number(name, value) == 0:
+        raise ValueError(f"{name} must be > 0 and finite, got {value!r}")
+    return float(value)
+
+
+def threshold(name: str, value: Any) -> float:
+    """A number > 0, or infinity."""
+    return math.inf if value == math.inf else positive(name, value)
+
+
 def count(name: str, value: Any) -> int:
     """An integer >= 1."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if int(value) < 1:
         raise ValueError(f"{name} must be >= 1, got {value!r}")
+    return int(value)
+
+
+def several(name: str, value: Any) -> int:
+    """An integer >= 2."""
+    if count(name, value) < 2:
+        raise ValueError(f"{name} must be >= 2, got {value!r}")
     return int(value)
 
 
@@ -79,6 +98,22 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "restarts": count,
     "norm": word("linf", "l2"),
     "keep": word("best", "last"),
+    "initial_const": positive,
+    "binary_search_steps": count,
+    "max_steps": count,
+    "learning_rate": positive,
+    "confidence": number,
+    "abort_early": flag,
+    "abort_from": threshold,
+    "history": count,
+    "ftol": number,
+    "gtol": number,
+    "metric": word("euclidean", "squared"),
+    "candidates": several,
+    "overshoot": number,
+    "probabilities": flag,
+    "view": word("class", "units"),
+    "on_failure": word("best", "clean"),
 }
 
 
