@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../head.h"
+#include "../lbfgs.h"
 #include "../start.h"
 #include "../step.h"
 
@@ -16,7 +17,10 @@ struct Samples {
   static constexpr int64_t N = 5, K = 10, d = 131, n = 300;
   std::vector<T> z = random(N * d, 3), vectors = random(K * d, 1), x = random(N * n, 1),
                  x0 = random(N * n, 1), grad = random(N * n, 1), momentum = random(N * n, 1),
+                 shifts = random(2 * N * n, 1), bends = random(2 * N * n + 1, 1),
+                 direction = std::vector<T>(N * n), slope = std::vector<T>(N),
                  out = std::vector<T>(2 * N + N * d);
+  std::vector<T> rho = random(2 * N, 0.02);
   std::vector<int64_t> y{0, 9, 3, 3, 7}, index = std::vector<int64_t>(N);
 
   static std::vector<T> random(int64_t count, T scale) {
@@ -64,6 +68,23 @@ struct Samples {
             norm,     N,         n};
   }
 
+  // Rings of two pairs that hold 0, 9, 3, 3 and 7: none, and more than there is room for.
+  LbfgsArgs<T> lbfgs() {
+    return {shifts.data(),
+            bends.data(),
+            rho.data(),
+            y.data(),
+            x.data(),
+            grad.data(),
+            direction.data(),
+            slope.data(),
+            T(0.5),
+            {-1, 1},
+            N,
+            2,
+            n};
+  }
+
   // Runs f(args) for every kernel and every variant of it.
   template <typename F>
   void each_kernel(F f) {
@@ -74,6 +95,7 @@ struct Samples {
     f(TanhMseArgs<T>{z.data(), z.data() + d, out.data(), nullptr, nullptr, nullptr, N - 1, d});
     for (StepKind kind : {StepKind::kSign, StepKind::kMomentum, StepKind::kL2}) f(step(kind));
     for (Norm norm : {Norm::kLinf, Norm::kL2}) f(start(norm));
+    f(lbfgs());
   }
 
   // Everything that a kernel may have written.
@@ -83,7 +105,7 @@ struct Samples {
       const auto* first = reinterpret_cast<const unsigned char*>(v.data());
       all.insert(all.end(), first, first + v.size() * sizeof(v[0]));
     };
-    append(out), append(index), append(x), append(momentum);
+    append(out), append(index), append(x), append(momentum), append(direction), append(slope);
     return all;
   }
 };

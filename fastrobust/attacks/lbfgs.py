@@ -55,6 +55,7 @@ class LBFGSState(State):
         pairs: (N,) int64 moves that the history has seen.
         shifts: (N, history, ...) the last moves, s.
         bends: (N, history, ...) the changes of the gradient that came with them, y.
+        rho: (N, history) 1 / s.y.
     """
 
     const: Tensor
@@ -79,6 +80,7 @@ class LBFGSState(State):
     pairs: Tensor
     shifts: Tensor
     bends: Tensor
+    rho: Tensor
 
 
 @dataclass(frozen=True, repr=False)
@@ -130,6 +132,7 @@ class LBFGS(Attack[LBFGSState]):
             pairs=count.clone(),
             shifts=history,
             bends=history.clone(),
+            rho=rows.x0.new_zeros(len(rows), self.history),
         )
 
     def require(self, sign: Tensor) -> None:
@@ -189,8 +192,9 @@ class LBFGS(Attack[LBFGSState]):
         state.pairs.masked_fill_(spent, 0)
         lo, hi = self.clip or (None, None)
         direction, slope = launch_lbfgs(
-            state.shifts, state.bends, state.pairs, state.point, state.grad, _SCALE, lo, hi
-        )
+            state.shifts, state.bends, state.rho, state.pairs,
+            state.point, state.grad, _SCALE, lo, hi,
+        )  # fmt: skip
         turned = taken | spent
         _put(state.direction, direction, turned)
         state.slope = torch.where(turned, slope.double(), state.slope)
@@ -203,10 +207,13 @@ class LBFGS(Attack[LBFGSState]):
     def _remember(self, state: LBFGSState, grad: Tensor, moved: Tensor) -> None:
         """Keep the move and its change of the gradient, where the objective curves upwards."""
         s, y = state.x - state.point, grad - state.grad
-        keep = moved & (_dot(s, y) > torch.finfo(s.dtype).eps * _dot(y, y))
+        product = _dot(s, y)
+        keep = moved & (product > torch.finfo(s.dtype).eps * _dot(y, y))
         rows, place = torch.arange(len(s), device=s.device), state.pairs % self.history
-        for ring, new in ((state.shifts, s), (state.bends, y)):
-            ring[rows, place] = torch.where(beside(keep, new), new, ring[rows, place])
+        new = (state.shifts, s), (state.bends, y), (state.rho, (1 / product).to(s.dtype))
+        for ring, value in new:
+            old = ring[rows, place]
+            ring[rows, place] = torch.where(beside(keep, old), value, old)
         state.pairs += keep
 
     def _finish(self, state: LBFGSState, ended: Tensor) -> None:

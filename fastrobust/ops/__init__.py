@@ -6,6 +6,7 @@ Every module holds, in this order: the public wrapper, the registered operation,
 
 from .decode import decode, decode_ref
 from .head import head, head_ref, tanh_mse, tanh_mse_ref
+from .lbfgs import lbfgs_direction, lbfgs_direction_ref
 from .start import random_start_, random_start_ref_
 from .step import step, step_, step_ref_
 
@@ -14,6 +15,8 @@ __all__ = [
     "decode_ref",
     "head",
     "head_ref",
+    "lbfgs_direction",
+    "lbfgs_direction_ref",
     "random_start_",
     "random_start_ref_",
     "step",

@@ -9,6 +9,7 @@ from ..build import kernels
 def lbfgs_direction(
     s: Tensor,
     y: Tensor,
+    rho: Tensor,
     pairs: Tensor,
     x: Tensor,
     grad: Tensor,
@@ -18,23 +19,23 @@ def lbfgs_direction(
 ) -> tuple[Tensor, Tensor]:
     """Compute where every row's quasi-Newton model sends it, inside the box.
 
-    A pixel at a bound whose gradient points out of the box is fixed, the others are free. On the
-    free ones H is the L-BFGS inverse Hessian of the pairs (s, y) that the row holds (Nocedal and
-    Wright, Numerical Optimization, 2006, algorithm 7.4), with all products over the free pixels
-    alone; a pair with s.y <= eps |y|^2 there is left out, and H starts from s.y / |y|^2 of the
-    newest pair that is not. Without any, the row goes down its gradient: H is `scale`, and less
-    where the step would be longer than 1. Then
+    A pixel at a bound whose gradient points out of the box is fixed, the others are free. H is the
+    L-BFGS inverse Hessian of the pairs (s, y) that the row holds (Nocedal and Wright, Numerical
+    Optimization, 2006, algorithm 7.4) with every s and y cut down to the free pixels, which keeps
+    it positive definite; it starts from s.y / |y|^2 of the newest pair. Without pairs the row goes
+    down its gradient: H is `scale`, and less where the step would be longer than 1. Then
 
         d = P(x - H g) - x,
 
     P being the projection onto the box, so that x + t d lies inside for every 0 <= t <= 1. Where
     that does not descend (g.d >= 0), d is what it would be without pairs. A row depends on itself
-    alone, bit for bit. NaN in x, in the gradient or in a pair makes its row's results NaN.
+    alone, bit for bit. NaN in the gradient makes the slope NaN.
 
     Args:
         s: (N, m, ...) the last m moves of each row, float32 or float64: a ring in which move number
             p (from 0) stands at p % m.
         y: (N, m, ...) the changes of the gradient that came with them.
+        rho: (N, m) 1 / s.y of each pair, over all pixels; one that is not > 0 is left out.
         pairs: (N,) int64 moves that the row has made since it forgot; the last m of them count.
         x: (N, ...) where the row is, inside the box.
         grad: (N, ...) gradient of the objective, to be descended.
@@ -54,16 +55,17 @@ def lbfgs_direction(
         >>> import torch, fastrobust as fr
         >>> x, grad = torch.tensor([[0.0, 0.5, 0.9]]), torch.tensor([[0.4, 0.2, -0.3]])
         >>> s, pairs = torch.empty(1, 10, 3), torch.tensor([0])
-        >>> fr.ops.lbfgs_direction(s, s.clone(), pairs, x, grad)[0]
+        >>> fr.ops.lbfgs_direction(s, s.clone(), torch.zeros(1, 10), pairs, x, grad)[0]
         tensor([[ 0.0000, -0.2000,  0.1000]])
     """
-    return _lbfgs_direction(s, y, pairs, x, grad, scale, lo, hi)
+    return _lbfgs_direction(s, y, rho, pairs, x, grad, scale, lo, hi)
 
 
 @torch.library.custom_op("fastrobust::lbfgs_direction", mutates_args=())
 def _lbfgs_direction(
     s: Tensor,
     y: Tensor,
+    rho: Tensor,
     pairs: Tensor,
     x: Tensor,
     grad: Tensor,
@@ -71,13 +73,14 @@ def _lbfgs_direction(
     lo: float | None,
     hi: float | None,
 ) -> tuple[Tensor, Tensor]:
-    return launch_lbfgs(s, y, pairs, x, grad, scale, lo, hi)
+    return launch_lbfgs(s, y, rho, pairs, x, grad, scale, lo, hi)
 
 
 @_lbfgs_direction.register_fake
 def _(
     s: Tensor,
     y: Tensor,
+    rho: Tensor,
     pairs: Tensor,
     x: Tensor,
     grad: Tensor,
@@ -91,6 +94,7 @@ def _(
 def launch_lbfgs(
     s: Tensor,
     y: Tensor,
+    rho: Tensor,
     pairs: Tensor,
     x: Tensor,
     grad: Tensor,
@@ -101,13 +105,14 @@ def launch_lbfgs(
     """Call the kernel without PyTorch's dispatcher: as :func:`lbfgs_direction`, for inner loops."""
     direction = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     slope = x.new_empty(x.shape[:1])
-    kernels.lbfgs_direction(s, y, pairs, x, grad, direction, slope, scale, lo, hi)
+    kernels.lbfgs_direction(s, y, rho, pairs, x, grad, direction, slope, scale, lo, hi)
     return direction, slope
 
 
 def lbfgs_direction_ref(
     s: Tensor,
     y: Tensor,
+    rho: Tensor,
     pairs: Tensor,
     x: Tensor,
     grad: Tensor,
@@ -126,17 +131,17 @@ def lbfgs_direction_ref(
     q = free_grad
     for age in range(length):  # from the newest pair to the oldest
         place = (pairs - 1 - age) % length
-        s_free, y_free = (torch.where(free, t[rows, place].flatten(1), 0) for t in (s, y))
-        product, square = _dot(s_free, y_free), _dot(y_free, y_free)
-        usable = (age < pairs)[:, None] & (product > torch.finfo(x.dtype).eps * square)
-        alpha = torch.where(usable, _dot(s_free, q) / product, 0)
-        q = torch.where(usable, q - alpha * y_free, q)
-        gamma = torch.where(usable & (gamma == 0), product / square, gamma)
-        recursion.append((usable, alpha, product, s_free, y_free))
+        shift, bend = s[rows, place].flatten(1), y[rows, place].flatten(1)
+        weight = rho[rows, place][:, None]
+        held = (age < pairs)[:, None] & (weight > 0)
+        gamma = torch.where(held & (gamma == 0), 1 / (weight * _dot(bend, bend)), gamma)
+        shift, bend = torch.where(free & held, shift, 0), torch.where(free & held, bend, 0)
+        alpha = weight * _dot(shift, q)
+        q = q - alpha * bend
+        recursion.append((shift, bend, weight, alpha))
     q = gamma * q
-    for usable, alpha, product, s_free, y_free in reversed(recursion):
-        beta = _dot(y_free, q) / product
-        q = torch.where(usable, q + (alpha - beta) * s_free, q)
+    for shift, bend, weight, alpha in reversed(recursion):
+        q = q + (alpha - weight * _dot(bend, q)) * shift
 
     def inside(step: Tensor) -> Tensor:
         return torch.minimum(torch.maximum(-step, low - x), high - x)
