@@ -1,8 +1,7 @@
 """L-BFGS: the nearest image of the target class, by a quasi-Newton method inside the box.
 
-Follows cleverhans v2.1.0 (attacks.py, LBFGS, which the paper ran; Szegedy et al., arXiv 1312.6199)
-with SciPy's fmin_l_bfgs_b taken apart: there one optimiser moves the whole batch as one vector on
-the host, here every image has its own history, line search and end, all on the device.
+The search over c is that of cleverhans v2.1.0 (attacks.py, LBFGS), which the paper ran; the
+minimisation at each c stands in ``descent.py``.
 """
 
 from dataclasses import dataclass
@@ -13,79 +12,74 @@ from torch import Tensor
 
 from ..engine import Answer, Oracle
 from ..objectives import Loss, largest_unit
-from ..ops.lbfgs import launch_lbfgs
 from .base import Attack
+from .descent import DescentState, Rules, descend, put, restart, starts
 from .search import HIGHEST_CONST, bisect, first_const
-from .state import Rows, State, beside, counters
-
-# Inverse Hessian before there is a history: that of the squared distance.
-_SCALE = 0.5
-# Trial points of a line search, as SciPy's maxls.
-_TRIALS = 20
-# Share of the promised decrease that a step must bring (Armijo).
-_ARMIJO = 1e-4
-# Near a minimum rounding hides decreases, and slopes decide (Hager and Zhang, 2005, (4.1)).
-_FLAT_SLOPE = 0.8
+from .state import Rows, counters
 
 
 @dataclass(kw_only=True)
-class LBFGSState(State):
-    """State of L-BFGS; numbers per row are float64.
+class LBFGSState(DescentState):
+    """State of L-BFGS: a minimisation, whose `const` is c, and the search around it.
 
     Attributes:
-        const: (N,) c, the weight of the loss, in the present minimisation.
         lower: (N,) greatest c that failed.
         upper: (N,) least c that succeeded.
         search: (N,) int64 minimisations finished.
-        found: (N,) bool, whether `point` is decided as wished.
-        won: (N,) bool, whether a minimisation has ended so.
+        won: (N,) bool, whether one of them has ended in a success.
         hasty: (N,) bool, True where the first success is enough.
         best: (N, ...) image to return.
-        best_l2: (N,) its squared distance.
-        best_f: (N,) its loss.
-        point: (N, ...) iterate of the present minimisation.
-        grad: (N, ...) gradient of the objective there.
-        loss: (N,) the loss there.
-        l2: (N,) squared distance there.
-        direction: (N, ...) where the line search goes from there.
-        slope: (N,) slope of the objective along it.
-        step: (N,) how far along it `x` lies.
-        trials: (N,) int64 number of the trial that `x` is, 0 at the start of a minimisation.
-        moves: (N,) int64 iterations of the present minimisation.
-        pairs: (N,) int64 moves that the history has seen.
-        shifts: (N, history, ...) the last moves, s.
-        bends: (N, history, ...) the changes of the gradient that came with them, y.
-        rho: (N, history) 1 / s.y.
+        best_l2: (N,) its squared distance, inf before there is one.
+        best_f: (N,) its loss, inf before there is one.
     """
 
-    const: Tensor
     lower: Tensor
     upper: Tensor
     search: Tensor
-    found: Tensor
     won: Tensor
     hasty: Tensor
     best: Tensor
     best_l2: Tensor
     best_f: Tensor
-    point: Tensor
-    grad: Tensor
-    loss: Tensor
-    l2: Tensor
-    direction: Tensor
-    slope: Tensor
-    step: Tensor
-    trials: Tensor
-    moves: Tensor
-    pairs: Tensor
-    shifts: Tensor
-    bends: Tensor
-    rho: Tensor
 
 
 @dataclass(frozen=True, repr=False)
 class LBFGS(Attack[LBFGSState]):
-    """TODO"""
+    """Box-constrained L-BFGS (Szegedy et al., arXiv 1312.6199), targeted only.
+
+    Minimises c L(y_target, F(x')) + sum (x' - x)^2 over images x' in the box, from x on, for
+    several c in turn: after a success a smaller c, after a failure a larger one. The image of
+    smallest distance among the ends that succeeded is returned. (arXiv 1812.00181 prints c before
+    the distance; what it ran has it before the loss, as its success rates, which rise with c, say.)
+
+    Each image has a minimisation of its own, with SciPy's stopping rules: it is as good as
+    fmin_l_bfgs_b called image by image. (cleverhans hands SciPy a whole batch as one vector, so
+    that images wait for each other and share their stopping rules.)
+
+    Args:
+        initial_const: first c, > 0; :meth:`run` takes one per image.
+        binary_search_steps: number of c that are tried.
+        max_steps: iterations of one minimisation at most.
+        history: pairs that the quasi-Newton model remembers.
+        ftol: stop where an iteration lowers the objective f by at most ftol max(|f|, 1).
+        gtol: stop where no pixel's projected gradient exceeds it.
+        loss: ``"train"`` for the model's own training loss (the paper's reading) or ``"ce"`` for
+            cross-entropy of the class scores.
+        view: ``"class"``: success is the decision; ``"units"``: it is that the largest output unit
+            is the target vector's largest, cleverhans' test, which on codewords is not the
+            decision.
+        on_failure: what a row without success returns: ``"best"``, the end of lowest loss (then
+            the nearest), or ``"clean"``, its image, as cleverhans does.
+        clip: box of the pixels, or None for no box.
+
+    Raises:
+        ValueError, TypeError: a field out of its range or of a wrong type; an untargeted row.
+
+    Example:
+        >>> x, target = torch.tensor([[0.9, 0.3]]), torch.tensor([1])  # the scores are the pixels
+        >>> LBFGS(binary_search_steps=20)(lambda x: x, x, target=target)
+        tensor([[0.6000, 0.6000]])
+    """
 
     initial_const: float = 1e-2
     binary_search_steps: int = 5
@@ -100,39 +94,27 @@ class LBFGS(Attack[LBFGSState]):
 
     budget = "initial_const"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss not in ("train", "ce"):
+            raise ValueError(f"loss must be 'train' or 'ce' in LBFGS, got {self.loss!r}")
+
     def init(self, rows: Rows) -> LBFGSState:
         """Start every row at its image."""
         const = first_const(rows)
-        nothing, count = torch.zeros_like(const), torch.zeros_like(rows.index)
-        no, images = count.bool(), rows.x0.shape[1:]
-        history = rows.x0.new_zeros(len(rows), self.history, *images)
+        no, endless = torch.zeros_like(rows.index).bool(), torch.full_like(const, torch.inf)
         return LBFGSState(
             **vars(rows),
             **counters(rows),
-            x=rows.x0.clone(),
-            const=const,
-            lower=nothing.clone(),
+            **starts(rows, const, self.history),
+            lower=torch.zeros_like(const),
             upper=torch.full_like(const, HIGHEST_CONST),
-            search=count.clone(),
-            found=no.clone(),
-            won=no.clone(),
+            search=torch.zeros_like(rows.index),
+            won=no,
             hasty=no.clone(),
             best=rows.x0.clone(),
-            best_l2=torch.full_like(const, torch.inf),
-            best_f=torch.full_like(const, torch.inf),
-            point=rows.x0.clone(),
-            grad=torch.zeros_like(rows.x0),
-            loss=nothing.clone(),
-            l2=nothing.clone(),
-            direction=torch.zeros_like(rows.x0),
-            slope=nothing.clone(),
-            step=nothing.clone(),
-            trials=count.clone(),
-            moves=count.clone(),
-            pairs=count.clone(),
-            shifts=history,
-            bends=history.clone(),
-            rho=rows.x0.new_zeros(len(rows), self.history),
+            best_l2=endless,
+            best_f=endless.clone(),
         )
 
     def require(self, sign: Tensor) -> None:
@@ -151,89 +133,20 @@ class LBFGS(Attack[LBFGSState]):
         self.advance(state, answer, live)
 
     def advance(self, state: LBFGSState, answer: Answer, live: Tensor) -> None:
-        """Judge the trial point, then choose the next one."""
-        counts = live & answer.valid
-        opening = state.trials == 0
-        const = state.const
-        # Rows are targeted: the answer holds minus the loss.
-        loss, offset = -answer.loss.double(), state.x - state.x0
-        l2 = _dot(offset, offset)
-        value, before = const * loss + l2, const * state.loss + state.l2
-        weight = beside(const.to(offset.dtype), offset)
-        grad = 2 * offset - weight * answer.grad
-        slope = _dot(grad, state.direction)
-
-        size = torch.maximum((const * loss).abs(), l2)
-        rounding = 4 * torch.finfo(answer.loss.dtype).eps * size
-        fits = value <= before + _ARMIJO * state.step * state.slope
-        fits |= (value <= before + rounding) & (slope <= -_FLAT_SLOPE * state.slope)
-        taken = counts & (opening | fits)
-        moved = taken & ~opening
-        self._remember(state, grad, moved)
-        state.moves += moved
+        """Go on with every row's minimisation; where it has ended, start the next one."""
+        counts, hit = live & answer.valid, state.hit(answer.decision)
         state.iteration += counts
-
-        largest = torch.maximum(before.abs(), value.abs()).clamp_min(1.0)
-        ended = moved & ((before - value <= self.ftol * largest) | (state.moves >= self.max_steps))
-        still = (self._box(state.x - grad) - state.x).abs().flatten(1).amax(1) <= self.gtol
-        ended |= taken & still
-        flat = opening & ~answer.grad.flatten(1).any(1) & ~state.hit(answer.decision)
+        flat = (state.trials == 0) & ~answer.grad.flatten(1).any(1) & ~hit
         state.stalled |= counts & flat
-
-        shorter = _shorter(before, state.slope, value, slope, state.step)
-        state.found = torch.where(taken, state.hit(answer.decision), state.found)
-        state.loss = torch.where(taken, loss, state.loss)
-        state.l2 = torch.where(taken, l2, state.l2)
-        _put(state.point, state.x, taken)
-        _put(state.grad, grad, taken)
-
-        spent = counts & ~taken & (state.trials >= _TRIALS)
-        ended |= spent & (state.pairs == 0)
-        state.pairs.masked_fill_(spent, 0)
-        lo, hi = self.clip or (None, None)
-        direction, slope = launch_lbfgs(
-            state.shifts, state.bends, state.rho, state.pairs,
-            state.point, state.grad, _SCALE, lo, hi,
-        )  # fmt: skip
-        turned = taken | spent
-        _put(state.direction, direction, turned)
-        state.slope = torch.where(turned, slope.double(), state.slope)
-        state.step = torch.where(turned, 1.0, torch.where(counts, shorter, state.step))
-        state.trials = torch.where(turned, 1, state.trials + counts)
-        trial = state.point + beside(state.step.to(offset.dtype), offset) * state.direction
-        _put(state.x, self._box(trial), counts)
-        self._finish(state, ended)
-
-    def _remember(self, state: LBFGSState, grad: Tensor, moved: Tensor) -> None:
-        """Keep the move and its change of the gradient, where the objective curves upwards."""
-        s, y = state.x - state.point, grad - state.grad
-        product = _dot(s, y)
-        keep = moved & (product > torch.finfo(s.dtype).eps * _dot(y, y))
-        rows, place = torch.arange(len(s), device=s.device), state.pairs % self.history
-        new = (state.shifts, s), (state.bends, y), (state.rho, (1 / product).to(s.dtype))
-        for ring, value in new:
-            old = ring[rows, place]
-            ring[rows, place] = torch.where(beside(keep, old), value, old)
-        state.pairs += keep
-
-    def _finish(self, state: LBFGSState, ended: Tensor) -> None:
-        """Compare what the rows that have `ended` (N,) found, and start again at the next c."""
-        nearer, lower = state.l2 < state.best_l2, state.loss < state.best_f
-        better = ended & state.found & (nearer | ~state.won)
-        if self.on_failure == "best":
-            tie = (state.loss == state.best_f) & nearer
-            better |= ended & ~state.found & ~state.won & (lower | tie)
-        _put(state.best, state.point, better)
-        state.best_l2 = torch.where(better, state.l2, state.best_l2)
-        state.best_f = torch.where(better, state.loss, state.best_f)
-        state.won |= ended & state.found
+        rules = Rules(self.max_steps, self.ftol, self.gtol, self.clip)
+        # A targeted row climbs minus the loss of its target.
+        ended = descend(state, -answer.loss, -answer.grad, hit, counts, rules)
+        self._compare(state, ended)
         following = bisect(state.found, state.const, state.lower, state.upper)
         for name, value in zip(("const", "lower", "upper"), following, strict=True):
             setattr(state, name, torch.where(ended, value, getattr(state, name)))
         state.search += ended
-        for number in (state.trials, state.moves, state.pairs):
-            number.masked_fill_(ended, 0)
-        _put(state.x, state.x0, ended)
+        restart(state, ended)
 
     def done(self, state: LBFGSState) -> Tensor:
         """All minimisations made, no gradient to follow, or a success where one is enough."""
@@ -268,27 +181,15 @@ class LBFGS(Attack[LBFGSState]):
         """Ten: most rows are busy for hundreds of updates."""
         return 10
 
-    def _box(self, x: Tensor) -> Tensor:
-        return x if self.clip is None else x.clamp(*self.clip)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product of each row (N,), float64."""
-    return (a * b).flatten(1).sum(1, dtype=torch.float64)
-
-
-def _put(old: Tensor, new: Tensor, rows: Tensor) -> None:
-    """Overwrite the marked rows (N,) of images."""
-    torch.where(beside(rows, old), new, old, out=old)
-
-
-def _shorter(value: Tensor, slope: Tensor, there: Tensor, its: Tensor, step: Tensor) -> Tensor:
-    """Return the minimum of the cubic through both ends of a step, a tenth to half of it.
-
-    Nocedal and Wright, Numerical Optimization, 2006, (3.59).
-    """
-    bend = slope + its - 3 * (there - value) / step
-    root = (bend.square() - slope * its).clamp_min(0).sqrt()
-    shorter = step - step * (its + root - bend) / (its - slope + 2 * root)
-    low, high = 0.1 * step, 0.5 * step
-    return torch.where(shorter > low, torch.minimum(shorter, high), low)
+    def _compare(self, state: LBFGSState, ended: Tensor) -> None:
+        """Keep the ends that are better than what the rows have."""
+        nearer = state.l2 < state.best_l2
+        better = state.found & (nearer | ~state.won)
+        if self.on_failure == "best":
+            lower = (state.loss < state.best_f) | ((state.loss == state.best_f) & nearer)
+            better |= ~state.found & ~state.won & lower
+        better &= ended
+        put(state.best, state.point, better)
+        state.best_l2 = torch.where(better, state.l2, state.best_l2)
+        state.best_f = torch.where(better, state.loss, state.best_f)
+        state.won |= ended & state.found

@@ -18,7 +18,7 @@ def first_const(rows: Rows) -> Tensor:
     assert rows.initial_const is not None
     if not (rows.initial_const > 0).all():
         raise ValueError("initial_const must be > 0 in every row, got 0")
-    return rows.initial_const.double()
+    return rows.initial_const.to(torch.float64, copy=True)
 
 
 def bisect(found: Tensor, const: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, ...]:
