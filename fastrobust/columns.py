@@ -56,6 +56,7 @@ class Column:
         models: Rows of the table that have it.
         source: Where the images are made, None for the attacked classifier itself.
         probe: As in a cell.
+        distances: As in a cell, for these values of the parameter, on the last of the models.
     """
 
     table: int
@@ -69,6 +70,7 @@ class Column:
     models: tuple[str, ...] = MODEL_NAMES
     source: str | None = None
     probe: bool = False
+    distances: tuple[float, ...] = ()
 
     @property
     def grid(self) -> tuple[str, tuple[float, ...]]:
@@ -110,7 +112,7 @@ def _honest(eps: float) -> object:
 
 
 def _deep_fool(view: str) -> Make:
-    return lambda steps: attacks.DeepFool(max_steps=int(steps), view=view)
+    return lambda steps: attacks.DeepFool(max_steps=int(steps), view=view)  # type: ignore[arg-type]
 
 
 def columns(effort: Effort) -> tuple[Column, ...]:
@@ -181,7 +183,10 @@ def columns(effort: Effort) -> tuple[Column, ...]:
         Column(6, "DeepFool", _deep_fool("units"), models=victims, source=CE),
         Column(6, "MIM", _mim, models=victims, source=CE),
         Column(7, "CWL2", cw_units, targeted=True, models=attacked),
-        Column(7, "modified CWL2", modified, targeted=True, models=attacked),
+        # Figure 3 shows the images of c = 0.1 on codewords.
+        Column(
+            7, "modified CWL2", modified, targeted=True, models=attacked, distances=(0.1,)
+        ),
         Column(7, "CWL2", cw, "class", targeted=True, models=attacked),
         Column(ABLATION, "MIM", _mim, **tenth),
         Column(ABLATION, "BIM", _bim, **tenth),
