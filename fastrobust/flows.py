@@ -99,7 +99,8 @@ class Rows:
         device = self._start.subject.x.device
         cell, place = self._whose(tickets)
         place = place.to(device)
-        state = self._start(self.rule, place, self._budgets[cell].to(device))
+        budget = self._budgets[cell - self._first].to(device)
+        state = self._start(self.rule, place, budget)
         if self._clean is not None:
             answer = Answer(*(part[place] for part in self._clean))
             live = ~self.rule.done(state)

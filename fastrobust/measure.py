@@ -78,6 +78,7 @@ def measure(
             from_short_to_long = sorted(range(len(cells)), key=lambda n: getattr(made[n], prefix))
             cells, made = ([found[n] for n in from_short_to_long] for found in (cells, made))
         rule = made[-1]
+        rule.check_box(subject.x)
         goal = subject.goal(targeted=cells[0].targeted, labels=cells[0].labels)
         start = Start(rule, network, subject, goal, hurry and savings.first_success)
         tally = Tally(network, subject, cells, min(keep, len(subject)), done, advance)

@@ -88,7 +88,8 @@ def run(
             if task.cell.source is not None:
                 own.transfer(task)
     done = {task.key for task in work.tasks if work.folder.has(task.key)}
-    return Outcome(len(done - before), len(done & before), list(own.failed.values()))
+    reused = (done & before) - own.failed.keys()
+    return Outcome(len(done - before), len(reused), list(own.failed.values()))
 
 
 def _help(

@@ -14,9 +14,10 @@ from tiny_run import prepare
 
 from fastrobust import attacks, checkpoint, data, results, sweep, trained
 from fastrobust.errors import CheckpointError, StoreError
-from fastrobust.measure import Subject, measure
+from fastrobust.measure import measure
 from fastrobust.plans import Cell
 from fastrobust.store import RunFolder
+from fastrobust.subject import Subject
 
 
 @pytest.fixture
@@ -77,7 +78,9 @@ def test_labels_of_the_true_kind_are_given_to_the_attack(run):
     model = checkpoint.load(trained.checkpoint_path(out, "O:SOFTMAX:CE"))
     subject = Subject(model, test.x_test, test.y_test, 3, batch=20, seed=0)
     cell = Cell(3, "FGSM", "eps", 0.2, "O:SOFTMAX:CE", "FGSM(eps=0.2)", labels="true")
-    rows = measure(cell, subject, lambda n: None).rows
+    found = {}
+    measure([cell], subject, found.__setitem__, lambda n: None)
+    rows = found[cell].rows
     expected = attacks.FGSM(eps=0.2).run(model, test.x_test, test.y_test)
     np.testing.assert_array_equal(rows["decision"], expected.decision)
     np.testing.assert_array_equal(rows["success"], expected.decision != test.y_test)
@@ -95,17 +98,27 @@ def test_a_row_does_not_depend_on_how_many_there_are(tmp_path):
             assert column == many[name][:9], name
 
 
-def test_evaluations_are_counted(run):
+def test_evaluations_are_counted(run, tmp_path):
     plan, out = run
     sweep.run(plan, out)
-    for result in results.read(out).results:
-        facts = result.facts
-        assert facts["naive"] == result.rows["queries"].sum()
-        if result.cell.column == "MIM":  # 3 forward and backward, 1 forward for the verdict
-            assert facts["naive"] == 18 * 7
-        # Three batches of 7 rows hold the 18 images, and may ask once for the number of classes.
-        assert 0 <= facts["executed"] - facts["naive"] * 21 / 18 <= 3
-        assert facts["invalid"] == 0 and facts["seconds"] >= 0
+    (tmp_path / "plain").mkdir()
+    _, plain = prepare(tmp_path / "plain")
+    sweep.run(plan, plain, without=("clean-gradient",))
+    executed = {}
+    for folder in (out, plain):
+        for result in results.read(folder).results:
+            facts, cell = result.facts, result.cell
+            assert facts["naive"] == result.rows["queries"].sum()
+            if cell.column == "MIM":  # 3 forward and backward, 1 forward for the verdict
+                assert facts["naive"] == 18 * 7
+            assert facts["invalid"] == 0 and facts["seconds"] >= 0
+            key = (folder, cell.column, cell.model)
+            executed[key] = executed.get(key, 0) + facts["executed"]
+    for model in ("O:SOFTMAX:CE", "R:TANH:MSE"):
+        # 36 rows of two cells are judged in 6 batches of 7; 18 images are in 3.
+        assert executed[out, "FGSM", model] == 3 * 7 * 2 + 6 * 7
+        assert executed[plain, "FGSM", model] == 6 * 7 * 2 + 6 * 7
+        assert executed[out, "clean", model] == 18
 
 
 def test_a_failing_cell_does_not_stop_the_others(run):

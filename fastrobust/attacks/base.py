@@ -106,7 +106,7 @@ class Attack(Generic[S]):
             True
         """
         x = checks.images(x).detach()
-        _inside(x, self.clip)
+        self.check_box(x)
         with oracle(model, x.device) as network:
             if not len(x):
                 return _empty(x)
@@ -247,6 +247,15 @@ class Attack(Generic[S]):
         """Return what a direct caller should be warned of."""
         return []
 
+    def check_box(self, x: Tensor) -> None:
+        """Raise ValueError where images (N, ...) lie outside the box."""
+        box = self.clip
+        if box is not None and len(x) and (float(x.min()) < box[0] or float(x.max()) > box[1]):
+            raise ValueError(
+                f"x must lie in the box {box}, got {float(x.min()):.6g} to {float(x.max()):.6g}; "
+                "normalisation belongs inside the model, clip=None is for no box at all"
+            )
+
     def require(self, sign: Tensor) -> None:
         """Raise ValueError where the rows' directions (N,), 1 away and -1 towards, do not suit."""
 
@@ -299,14 +308,6 @@ def from_repr(text: str) -> Attack[Any]:
     """
     attack: Attack[Any] = read(text, Attack)
     return attack
-
-
-def _inside(x: Tensor, clip: tuple[float, float] | None) -> None:
-    if clip is not None and len(x) and (float(x.min()) < clip[0] or float(x.max()) > clip[1]):
-        raise ValueError(
-            f"x must lie in the box {clip}, got {float(x.min()):.6g} to {float(x.max()):.6g}; "
-            "normalisation belongs inside the model, clip=None is for no box at all"
-        )
 
 
 def _empty(x: Tensor) -> AttackResult:
