@@ -127,7 +127,7 @@ def _cells(table: int, shown: Iterable[Column]) -> Iterable[Cell]:
                 yield Cell(
                     table, column.name, parameter, value, model, repr(column.make(value)),
                     targeted=column.targeted, view=column.view, labels=labels,
-                    source=column.source, probe=column.probe,
+                    source=column.source, probe=column.probe, distances=column.distances,
                 )  # fmt: skip
 
 

@@ -130,6 +130,11 @@ def test_the_ablation_shares_the_cells_of_the_paper_s_own_length():
     assert per_model == [sorted([paper.CLEAN, "MIM", "BIM", presets.HONEST, "modified CWL2"])] * 4
 
 
+def test_figure_3_shows_the_nearest_images():
+    cells = presets.make("quick").cells
+    assert {(c.table, c.column) for c in cells if c.distances} == {(7, "modified CWL2")}
+
+
 def test_the_probes_of_figure_1_hold_what_the_paper_found():
     plan = presets.make("quick", tables=[1])
     assert all(c.probe and c.targeted for c in plan.cells)
