@@ -12,6 +12,7 @@
 #include "decode.h"
 #include "deepfool.h"
 #include "head.h"
+#include "lbfgs.h"
 #include "start.h"
 #include "step.h"
 #ifdef FR_CUDA
@@ -469,6 +470,41 @@ void deepfool_(Tensor x, Tensor r, Tensor x0, Tensor slopes, Tensor gaps, option
   });
 }
 
+void lbfgs_direction(Tensor s, Tensor y, Tensor rho, Tensor pairs, Tensor x, Tensor grad,
+                     Tensor direction, Tensor slope, double scale, optional<double> lo,
+                     optional<double> hi) {
+  require_floating(x, "x");
+  require<py::value_error>(x.dim() >= 1, "x must have shape (N, ...), got a single number");
+  require_shape(grad, "grad", x.sizes());
+  require<py::value_error>(s.dim() == x.dim() + 1 && s.size(1) > 0,
+                           "s must have shape (N, m, ...) with m > 0, got ", s.sizes());
+  std::vector<int64_t> history(x.sizes().begin(), x.sizes().end());
+  history.insert(history.begin() + 1, s.size(1));
+  require_shape(s, "s", history);
+  require_shape(y, "y", history);
+  x = x.contiguous();
+  grad = input(grad, "grad", x, "x");
+  s = input(s, "s", x, "x");
+  y = input(y, "y", x, "x");
+  const int64_t N = x.size(0), m = s.size(1);
+  require_shape(rho, "rho", {N, m});
+  rho = input(rho, "rho", x, "x");
+  pairs = input_int64(pairs, "pairs", N, x, "x");
+  for (int64_t i = 0; pairs.is_cpu() && i < N; ++i)
+    require<py::value_error>(in<int64_t>(pairs)[i] >= 0, "pairs must be >= 0 in every row, got ",
+                             in<int64_t>(pairs)[i]);
+  require<py::value_error>(scale > 0, "scale must be > 0, got ", scale);
+  if (x.numel() == 0) return;
+  const int64_t n = x.numel() / N;
+  with_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    run(LbfgsArgs<T>{in<T>(s), in<T>(y), in<T>(rho), in<int64_t>(pairs), in<T>(x), in<T>(grad),
+                     out<T>(direction), out<T>(slope), static_cast<T>(scale), make_box<T>(lo, hi),
+                     N, m, n},
+        x, 4 * m * n);
+  });
+}
+
 // What this file was built with; build.py adds the rest.
 py::dict facts() {
   py::dict d;
@@ -495,14 +531,15 @@ py::dict facts() {
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   using Free = py::call_guard<py::gil_scoped_release>;
   // clang-format off: a table
-  m.def("decode",        &decode,        Free(), "nearest target vector of each row");
-  m.def("head",          &head,          Free(), "loss, gradient, decision and margin of each row");
-  m.def("tanh_mse",      &tanh_mse,      Free(), "mean squared error of tanh(z), or its gradients");
-  m.def("step_",         &step_,         Free(), "one attack update in place");
-  m.def("cw_step_",      &cw_step_,      Free(), "one iteration of Carlini and Wagner's L2 attack");
-  m.def("deepfool_",     &deepfool_,     Free(), "one step of DeepFool in place");
-  m.def("random_start_", &random_start_, Free(), "a random point of each eps-ball, in place");
-  m.def("facts",         &facts,                 "what this extension was built with");
+  m.def("decode",          &decode,          Free(), "nearest target vector of each row");
+  m.def("head",            &head,            Free(), "loss, gradient, decision and margin of each row");
+  m.def("tanh_mse",        &tanh_mse,        Free(), "mean squared error of tanh(z), or its gradients");
+  m.def("step_",           &step_,           Free(), "one attack update in place");
+  m.def("cw_step_",        &cw_step_,        Free(), "one iteration of Carlini and Wagner's L2 attack");
+  m.def("deepfool_",       &deepfool_,       Free(), "one step of DeepFool in place");
+  m.def("lbfgs_direction", &lbfgs_direction, Free(), "a quasi-Newton direction inside a box");
+  m.def("random_start_",   &random_start_,   Free(), "a random point of each eps-ball, in place");
+  m.def("facts",           &facts,                   "what this extension was built with");
   // clang-format on
 }
 

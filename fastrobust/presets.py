@@ -127,7 +127,8 @@ def _cells(table: int, shown: Iterable[Column]) -> Iterable[Cell]:
                 yield Cell(
                     table, column.name, parameter, value, model, repr(column.make(value)),
                     targeted=column.targeted, view=column.view, labels=labels,
-                    source=column.source, probe=column.probe, distances=column.distances,
+                    source=column.source, probe=column.probe,
+                    distances=value in column.distances and model == column.models[-1],
                 )  # fmt: skip
 
 

@@ -79,8 +79,8 @@ class Searches:
     """The runs that the searches for c of some cells need, image by image, each of them once."""
 
     def __init__(self, start: Start, tally: Tally, consts: list[float]) -> None:
-        self.rule: Any = start.rule
-        self.inner: Any = replace(self.rule, binary_search_steps=1)
+        rule: Any = start.rule
+        self.rule, self.inner = rule, replace(rule, binary_search_steps=1)
         self._start, self._tally, self._consts = start, tally, consts
         self._hasty = start.hasty.tolist()
         self._next = 0

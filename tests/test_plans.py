@@ -132,7 +132,13 @@ def test_the_ablation_shares_the_cells_of_the_paper_s_own_length():
 
 def test_figure_3_shows_the_nearest_images():
     cells = presets.make("quick").cells
-    assert {(c.table, c.column) for c in cells if c.distances} == {(7, "modified CWL2")}
+    (cell,) = (c for c in cells if c.distances)
+    assert (cell.table, cell.column, cell.value, cell.model) == (
+        7,
+        "modified CWL2",
+        0.1,
+        "R:TANH:MSE",
+    )
 
 
 def test_the_probes_of_figure_1_hold_what_the_paper_found():

@@ -9,6 +9,7 @@
 #include "../cw_step.h"
 #include "../deepfool.h"
 #include "../head.h"
+#include "../lbfgs.h"
 #include "../start.h"
 #include "../step.h"
 
@@ -21,7 +22,10 @@ struct Samples {
                  x0 = random(N * n, 1), grad = random(N * n, 1), momentum = random(N * n, 1),
                  w = random(N * n, 2), m = random(N * n, 1), origin = random(N * n, 1),
                  v = std::vector<T>(N * n, T(0.5)), number = std::vector<T>(4 * N),
-                 slopes = random(N * K * n, 1), out = std::vector<T>(2 * N + N * d);
+                 slopes = random(N * K * n, 1), shifts = random(2 * N * n, 1),
+                 bends = random(2 * N * n + 1, 1), direction = std::vector<T>(N * n),
+                 slope = std::vector<T>(N), rho = random(2 * N, 0.02),
+                 out = std::vector<T>(2 * N + N * d);
   std::vector<double> weight = std::vector<double>(3 * N);
   std::vector<int64_t> count{0, 7, 10, 19, 3, 0, 0, 1, 2, 3};
   bool flag[4 * N] = {false, true, false, true};
@@ -117,6 +121,23 @@ struct Samples {
         n};
   }
 
+  // Rings of two pairs that hold 0, 9, 3, 3 and 7: none, and more than there is room for.
+  LbfgsArgs<T> lbfgs() {
+    return {shifts.data(),
+            bends.data(),
+            rho.data(),
+            y.data(),
+            x.data(),
+            grad.data(),
+            direction.data(),
+            slope.data(),
+            T(0.5),
+            {-1, 1},
+            N,
+            2,
+            n};
+  }
+
   // Runs f(args) for every kernel and every variant of it.
   template <typename F>
   void each_kernel(F f) {
@@ -130,6 +151,7 @@ struct Samples {
     f(cw_step());
     f(deepfool());
     for (Norm norm : {Norm::kLinf, Norm::kL2}) f(start(norm));
+    f(lbfgs());
   }
 
   // Everything that a kernel may have written.
@@ -141,7 +163,8 @@ struct Samples {
     };
     append(out), append(index), append(x), append(momentum), append(w), append(m), append(v),
         append(origin);
-    append(number), append(weight), append(count), append(flag), append(moved);
+    append(number), append(weight), append(count), append(flag), append(moved), append(direction),
+        append(slope);
     return all;
   }
 };

@@ -80,6 +80,16 @@ void compare(double tolerance) {
     CHECK(cuda_rows(gpu, nullptr) == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess);
     CHECK(worst_gap(gpu.x, start.x, s.N * s.n) <= (norm == Norm::kLinf ? 0 : tolerance));
   }
+
+  auto lbfgs = s.lbfgs(), gpu = lbfgs;
+  gpu.s = shared_copy(s.shifts), gpu.y = shared_copy(s.bends), gpu.pairs = shared_copy(s.y);
+  gpu.rho = shared_copy(s.rho);
+  gpu.x = shared_copy(s.x), gpu.grad = shared_copy(s.grad);
+  gpu.direction = shared_copy(s.direction), gpu.slope = shared_copy(s.slope);
+  cpu_rows(lbfgs, 0, lbfgs.N);
+  CHECK(cuda_rows(gpu, nullptr) == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess);
+  CHECK(worst_gap(gpu.direction, lbfgs.direction, s.N * s.n) == 0);
+  CHECK(worst_gap(gpu.slope, lbfgs.slope, s.N) == 0);
 }
 
 int main() {

@@ -3,6 +3,7 @@
 from .base import Attack, from_repr
 from .cwl2 import CWL2, ModifiedCWL2
 from .deepfool import DeepFool
+from .lbfgs import LBFGS
 from .result import AttackResult
 from .sign import BIM, FGSM, MIM, PGD
 from .targets import random_targets
@@ -11,6 +12,7 @@ __all__ = [
     "BIM",
     "CWL2",
     "FGSM",
+    "LBFGS",
     "MIM",
     "ModifiedCWL2",
     "PGD",

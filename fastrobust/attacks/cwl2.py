@@ -16,7 +16,7 @@ from ..engine import Oracle
 from ..heads import Head
 from ..objectives import UNITS_MARGIN, Loss, largest_unit
 from ..ops.cw_step import CwRows, launch_cw_step
-from .base import Attack
+from .search import SearchAttack
 from .state import Rows, State, beside, counters
 
 
@@ -25,13 +25,11 @@ class CWState(State, CwRows):
     """State of a search for the least distance: that of every attack, and that of its kernel."""
 
 
-class CWAttack(Attack[CWState]):
+class CWAttack(SearchAttack[CWState]):
     """The rule of both; a subclass has the fields and says what f is."""
 
-    budget = "initial_const"
     climbs = False
     initial_const: float
-    binary_search_steps: int
     max_steps: int
     learning_rate: float
     confidence: float
@@ -72,8 +70,7 @@ class CWAttack(Attack[CWState]):
 
     def done(self, state: CWState) -> Tensor:
         """All steps of the search made, or a first success where that is all that counts."""
-        enough = (state.search >= self.binary_search_steps) | (state.hasty & state.won)
-        return enough | state.invalid
+        return self.spent(state) | state.invalid
 
     def verdict(self, network: Oracle, state: CWState) -> Tensor:
         """Return the nearest success; without one the image of least loss, or the clean one."""
@@ -91,17 +88,12 @@ class CWAttack(Attack[CWState]):
         return max(1, self.max_steps // 100)
 
     def tests_decision(self, head: Head) -> bool:
-        """In units view only where the units that are looked at are the class scores."""
-        return not self.reads_units or (head.vectors is None and not self.confidence)
+        """And with confidence a decision is not enough."""
+        return super().tests_decision(head) and not self.confidence
 
-    def hurried(self, state: CWState) -> Tensor:
-        """Rows that won before their last step."""
-        return state.hasty & state.won & (state.search < self.binary_search_steps)
-
-    def spared(self, state: CWState) -> Tensor:
-        """Each step that was not made counts in full."""
-        steps = (self.binary_search_steps - state.search).clamp_min(0)
-        return self.hurried(state) * steps * 2 * self.max_steps
+    def cost_of_a_step(self, state: CWState) -> int:
+        """All iterations: none is given up by itself that goes on."""
+        return 2 * self.max_steps
 
     def _step(self, state: CWState, grad: Tensor, f: Tensor, hit: Tensor) -> None:
         lo, hi = self.clip

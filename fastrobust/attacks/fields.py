@@ -25,15 +25,14 @@ def number(name: str, value: Any) -> float:
 
 def positive(name: str, value: Any) -> float:
     """A finite number > 0."""
-    result = number(name, value)
-    if result == 0:
-        raise ValueError(f"{name} must be > 0, got {value!r}")
-    return result
+    if number(name, value) == 0:
+        raise ValueError(f"{name} must be > 0 and finite, got {value!r}")
+    return float(value)
 
 
-def number_or_inf(name: str, value: Any) -> float:
-    """A number >= 0, infinity included."""
-    return math.inf if value == math.inf else number(name, value)
+def threshold(name: str, value: Any) -> float:
+    """A number > 0, or infinity."""
+    return math.inf if value == math.inf else positive(name, value)
 
 
 def count(name: str, value: Any, least: int = 1) -> int:
@@ -99,13 +98,16 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "learning_rate": positive,
     "confidence": number,
     "abort_early": flag,
-    "abort_from": number_or_inf,
-    "view": word("class", "units"),
-    "on_failure": word("best", "clean"),
+    "abort_from": threshold,
+    "history": count,
+    "ftol": number,
+    "gtol": number,
     "metric": word("euclidean", "squared"),
-    "probabilities": flag,
     "candidates": partial(count, least=2),
     "overshoot": number,
+    "probabilities": flag,
+    "view": word("class", "units"),
+    "on_failure": word("best", "clean"),
 }
 
 

@@ -8,6 +8,7 @@ from .cw_step import CwRows, cw_step_, cw_step_ref_
 from .decode import decode, decode_ref
 from .deepfool import deepfool_, deepfool_ref_
 from .head import head, head_ref, tanh_mse, tanh_mse_ref
+from .lbfgs import lbfgs_direction, lbfgs_direction_ref
 from .start import random_start_, random_start_ref_
 from .step import step, step_, step_ref_
 
@@ -21,6 +22,8 @@ __all__ = [
     "deepfool_ref_",
     "head",
     "head_ref",
+    "lbfgs_direction",
+    "lbfgs_direction_ref",
     "random_start_",
     "random_start_ref_",
     "step",
