@@ -6,7 +6,7 @@ columns of an honest attacker, who attacks the decision instead of the training 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from . import attacks, paper
 from .plans import ABLATION, FIGURE_1
@@ -111,8 +111,8 @@ def _honest(eps: float) -> object:
     return attacks.PGD(eps=eps, loss="ce", step_size=round(2.5 * eps / 20, 9), steps=20)
 
 
-def _deep_fool(view: str) -> Make:
-    return lambda steps: attacks.DeepFool(max_steps=int(steps), view=view)  # type: ignore[arg-type]
+def _deep_fool(view: Literal["class", "units"]) -> Make:
+    return lambda steps: attacks.DeepFool(max_steps=int(steps), view=view)
 
 
 def columns(effort: Effort) -> tuple[Column, ...]:
