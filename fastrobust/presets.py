@@ -81,7 +81,7 @@ def make(
             steps in CWL2, ModifiedCWL2 and LBFGS); the grids are the paper's in both.
         data_set: Name as ``data.load`` takes it.
         tables: Which of Tables 3 to 7, 8 (codeword lengths) and 1 (probes of Figure 1); all by
-            default.
+            default. Table 6 brings along what it needs of Table 3.
         limit: Number of images instead of the preset's.
         seed: Of training, targets and random starts.
         net: Name of the network; that of the data set's training recipe by default.
@@ -101,6 +101,8 @@ def make(
     settings = _PRESETS[preset]
     shown = [column for column in columns(settings.effort) if column.table in chosen]
     cells = [cell for table in TABLES if table in chosen for cell in _cells(table, shown)]
+    if 3 not in chosen:
+        cells += _white_box_of(cells, columns(settings.effort))
     return Plan(
         data_set=data_set,
         preset=preset,
@@ -130,6 +132,13 @@ def _cells(table: int, shown: Iterable[Column]) -> Iterable[Cell]:
                     source=column.source, probe=column.probe,
                     distances=value in column.distances and model == column.models[-1],
                 )  # fmt: skip
+
+
+def _white_box_of(cells: Iterable[Cell], all_columns: Iterable[Column]) -> list[Cell]:
+    """Return the cells of Table 3 that transfers are made from and compared with."""
+    wanted = {(cell.attack, cell.view) for cell in cells if cell.source}
+    own = [column for column in all_columns if column.table == 3]
+    return [cell for cell in _cells(3, own) if (cell.attack, cell.view) in wanted]
 
 
 # Cheap attacks first: a run that is stopped has most of its cells.

@@ -110,7 +110,14 @@ def test_transfers_are_cells_of_table_3_seen_by_a_victim():
         assert (cell.attack, cell.labels, cell.targeted, cell.column, cell.value) in sources
     assert {c.model for c in transfers} == {"O:SOFTMAX:MSE", "R:TANH:MSE"}
     assert all(c.source is None for c in plan.cells if c.table != 6)
-    assert presets.make("quick", tables=[6]).models[0] == "O:SOFTMAX:CE"
+    alone = presets.make("quick", tables=[6])
+    assert alone.models[0] == "O:SOFTMAX:CE"
+    white_box = [c for c in alone.cells if c.table == 3]
+    places = {(c.attack, c.model, c.view) for c in white_box}
+    assert len(white_box) == len(places) == 9  # the source, and both victims to compare with
+    for cell in transfers:
+        assert {(cell.attack, m, "paper") for m in (cell.source, cell.model)} <= places
+    assert set(white_box) <= set(plan.cells)
 
 
 def test_the_ablation_shares_the_cells_of_the_paper_s_own_length():
