@@ -44,10 +44,11 @@ def helpers_on(
         The processes, to be joined.
     """
     threads = max(1, torch.get_num_threads() // jobs)
-    helpers = [_spawn.Process(target=_apart, args=(threads, work, *arguments)) for _ in range(jobs)]
-    for helper in helpers[1:]:
+    call = (threads, work, *arguments)
+    helpers = [_spawn.Process(target=_apart, args=call) for _ in range(jobs - 1)]
+    for helper in helpers:
         helper.start()
-    return helpers[1:]
+    return helpers
 
 
 def _apart(threads: int, work: Callable[..., None], *arguments: Any) -> None:

@@ -253,7 +253,7 @@ def test_units_of_codewords_are_false_successes():
 def test_bad_input_is_refused_in_the_users_words(kind):
     model, (x, y) = small_model(), pictures()
     for words, error, fields in (
-        ("initial_const must be > 0, got 0", ValueError, {"initial_const": 0}),
+        ("initial_const must be > 0 and finite, got 0", ValueError, {"initial_const": 0}),
         ("initial_const must be >= 0 and finite", ValueError, {"initial_const": torch.inf}),
         ("max_steps must be >= 1, got 0", ValueError, {"max_steps": 0}),
         ("binary_search_steps must be an integer", TypeError, {"binary_search_steps": 1.5}),

@@ -14,6 +14,7 @@ from torch import nn
 import fastrobust as fr
 from fastrobust import engine, slots
 from fastrobust.attacks import DeepFool, from_repr
+from fastrobust.attacks.targets import goal
 
 HEADS = ("ce", "mse", "codeword", "linear")
 VIEWS = ("class", "units")
@@ -213,7 +214,7 @@ def test_a_shorter_run_is_what_a_longer_one_holds_by_then(head, view, no_compact
     model, (_, x) = golden.Net.make(head).torch(), golden_images(40)
     longest = DeepFool(max_steps=40, candidates=4, view=view)
     with engine.oracle(model, x.device) as network:
-        state = longest.start(network, x.clone())
+        state = longest.start(network, x.clone(), goal(network, x, None, None))
         for step in range(1, 41):
             held = longest.done(state).nonzero().flatten()
             before = state.take(held)

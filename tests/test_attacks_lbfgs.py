@@ -13,6 +13,7 @@ import fastrobust as fr
 from fastrobust import engine, slots
 from fastrobust.attacks import LBFGS, from_repr
 from fastrobust.attacks.search import bisect
+from fastrobust.attacks.targets import goal
 
 HEADS = ("ce", "mse", "codeword")
 PIXELS = int(np.prod(golden.SHAPE))
@@ -54,7 +55,7 @@ def minimum(net, image, target, c, loss="train"):
 def run_state(attack, model, x, target):
     """Drive the attack and return its state."""
     with engine.oracle(model, x.device) as network:
-        state = attack.start(network, x, target=target)
+        state = attack.start(network, x, goal(network, x, None, target))
         slots.drive(attack, network, state)
     return state
 
@@ -102,7 +103,7 @@ def test_no_iteration_climbs():
     _, model, x, target = batch("codeword", 20, scale=1)
     attack = LBFGS(initial_const=30.0, binary_search_steps=1)
     with engine.oracle(model, x.device) as network:
-        state = attack.start(network, x, target=target)
+        state = attack.start(network, x, goal(network, x, None, target))
         attack.update(network, state)
         for _ in range(100):
             before = 30 * state.loss + state.l2
@@ -173,7 +174,7 @@ def test_a_hasty_row_ends_with_its_first_success():
     attack = LBFGS(**EASY)
     patient = run_state(attack, model, x, target)
     with engine.oracle(model, x.device) as network:
-        state = attack.start(network, x, target=target)
+        state = attack.start(network, x, goal(network, x, None, target))
         state.hasty[::2] = True
         slots.drive(attack, network, state)
     assert torch.equal(state.won, patient.won) and (state.search[::2] < 4).any()
@@ -324,8 +325,8 @@ def test_what_it_cannot_do_is_refused_in_the_users_words():
         ({}, ValueError, "LBFGS must have a target in every row"),
         ({"y": y}, ValueError, "targeted only"),
         ({"y": y, "target": y}, ValueError, "target must differ from y"),
-        ({"target": target, "initial_const": 0.0}, ValueError, "initial_const must be > 0"),
-        ({"target": target, "initial_const": few}, ValueError, "initial_const must be > 0"),
+        ({"target": target, "initial_const": 0.0}, ValueError, "initial_const must be (finite and )?> 0"),
+        ({"target": target, "initial_const": few}, ValueError, "initial_const must be (finite and )?> 0"),
         ({"target": target, "initial_const": -1.0}, ValueError, "initial_const must be finite"),
         ({"target": target, "initial_const": few[:3]}, ValueError, r"have shape \(12,\)"),
         ({"target": target, "eps": 0.1}, TypeError, "must be given initial_const per row, got eps"),
