@@ -1,13 +1,13 @@
 """Four columns of CWL2 with everything that a sweep saves, against the same cell by cell.
 
-Run ``python -m benches.bench_sweep [--images 100] [--rounds 3] [--models DIR]``: minutes for each of
-the three classifiers, and half a minute each to train them where no run folder has them.
+Run ``python -m benches.bench_sweep [--images 100] [--rounds 3] [--models DIR]``: minutes for each
+of the three classifiers, and half a minute each to train them where no run folder has them.
 """
 
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -107,24 +107,24 @@ def _rates(naive: list[Measurement], scheduled: list[Measurement]) -> Iterator[s
 
 
 @contextmanager
-def trained(folder: Path | None) -> Iterator[dict[str, fr.Classifier]]:
-    """Yield the three classifiers: a run folder's, or trained as by default in a temporary one."""
+def trained(
+    folder: Path | None, names: Sequence[str] = MODEL_NAMES
+) -> Iterator[dict[str, fr.Classifier]]:
+    """Yield classifiers: a run folder's, or trained as by default in a temporary folder."""
     if folder:
-        yield {name: fr.checkpoint.load(checkpoint_path(folder, name)) for name in MODEL_NAMES}
+        yield {name: fr.checkpoint.load(checkpoint_path(folder, name)) for name in names}
         return
     digits = fr.data.load("digits")
     with tempfile.TemporaryDirectory() as made:
         path = Path(made) / "model.safetensors"
-        yield {
-            name: train(digits, name, default_config("digits", name), path) for name in MODEL_NAMES
-        }
+        yield {name: train(digits, name, default_config("digits", name), path) for name in names}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Print evaluations, seconds and rates for each classifier."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="two or more")
     parser.add_argument("--models", type=Path, help="run folder with the three classifiers")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
