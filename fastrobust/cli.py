@@ -24,6 +24,7 @@ from .options import (
     Seed,
     Tables,
     Threads,
+    Without,
 )
 from .plans import Plan
 from .train import MODEL_NAMES, slug
@@ -71,6 +72,7 @@ def paper(
     device: Device = "cpu",
     threads: Threads = None,
     jobs: Jobs = None,
+    without: Without = None,
     seed: Seed = 0,
     out: Out = None,
     data_root: DataRoot = None,
@@ -86,7 +88,7 @@ def paper(
     out = out or _default_out(plan)
     jobs = _settle(plan, device, threads, jobs)
     trained.train_missing(plan, out, data_root=data_root, device=device, jobs=jobs)
-    _sweep_and_report(plan, out, data_root, device, jobs, as_json)
+    _sweep_and_report(plan, out, data_root, device, jobs, without, as_json)
 
 
 @app.command()
@@ -136,6 +138,7 @@ def sweep_command(
     device: Device = "cpu",
     threads: Threads = None,
     jobs: Jobs = None,
+    without: Without = None,
     seed: Seed = 0,
     out: Out = None,
     data_root: DataRoot = None,
@@ -160,7 +163,8 @@ def sweep_command(
         terminal.show_json(plan.to_json())
         return
     jobs = _settle(plan, device, threads, jobs)
-    _sweep_and_report(plan, out or _default_out(plan), data_root, device, jobs, as_json)
+    out = out or _default_out(plan)
+    _sweep_and_report(plan, out, data_root, device, jobs, without, as_json)
 
 
 @app.command("report")
@@ -245,9 +249,16 @@ def _use_threads(threads: int | None, small: bool) -> None:
 
 
 def _sweep_and_report(
-    plan: Plan, out: Path, data_root: Path | None, device: str, jobs: int, as_json: bool
+    plan: Plan,
+    out: Path,
+    data_root: Path | None,
+    device: str,
+    jobs: int,
+    without: str | None,
+    as_json: bool,
 ) -> None:
-    outcome = sweep.run(plan, out, data_root=data_root, device=device, jobs=jobs)
+    names = without.split(",") if without else ()
+    outcome = sweep.run(plan, out, data_root=data_root, device=device, jobs=jobs, without=names)
     _show_report(report.write(out), asdict(outcome), as_json)
     if outcome.failed:
         terminal.say(f"{len(outcome.failed)} cells failed:")

@@ -83,7 +83,8 @@ def measure(
         start = Start(rule, network, subject, goal, hurry and savings.first_success)
         tally = Tally(network, subject, cells, min(keep, len(subject)), done, advance)
         budgets = [getattr(attack, rule.budget) for attack in made] if rule.budget else [0.0]
-        if savings.shared_const and rule.budget == "initial_const" and len(cells) > 1:
+        sharing = len(cells) > 1 or bool(start.hasty.any())
+        if savings.shared_const and rule.budget == "initial_const" and sharing:
             searches = Searches(start, tally, budgets)
             slots.flow(searches.inner, network, searches, subject.batch)
         else:

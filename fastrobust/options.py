@@ -51,6 +51,14 @@ Jobs = Annotated[
         min=1, help="Processes side by side; by default 2 for digits on a CPU, 1 for others."
     ),
 ]
+Without = Annotated[
+    str | None,
+    typer.Option(
+        help="Savings to do without, which change no rate: first-success, shared-const, prefixes, "
+        "clean-gradient; with commas between.",
+        metavar="NAME,NAME",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of training, targets and random starts.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder; by default runs/<data set>-<preset>.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of tables.")]

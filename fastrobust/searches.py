@@ -3,9 +3,14 @@
 A search that fails at c = 0.01 goes on at 0.1, where another column of the table begins
 (cleverhans starts every step anew, so both make the very same run). Here the runs at one c are the
 rows that flow through the slots, and every search learns from those that it needs.
+
+Where a success is all that counts, a run that succeeds anywhere on a search's way settles it: had
+none before succeeded, the search would have come there. So the c that most searches have on their
+way goes first, and often it is the only one.
 """
 
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,7 +56,7 @@ class _Search:
     ended: bool = False
     best: _Run | None = None
 
-    def learn(self, run: _Run, steps: int, hasty: bool) -> None:
+    def learn(self, run: _Run, steps: int) -> None:
         """Go on by what a run at `const` found, as a row by itself does."""
         rival = self.best
         if run.found:
@@ -71,8 +76,21 @@ class _Search:
             self.const = self.upper
         self.invalid |= run.invalid
         self.stalled |= run.stalled
-        cut = hasty and self.won
-        self.ended = self.steps == steps or run.invalid or run.stalled or cut
+        self.ended = self.steps == steps or run.invalid or run.stalled
+
+    def win(self, run: _Run) -> None:
+        """End with a success that the search would have come to, if to none before."""
+        self.won, self.ended, self.best = True, True, run
+        self.steps, self.queries = 1, run.queries
+
+
+def _way(const: float, steps: int) -> list[float]:
+    """Return every c of a search that nothing succeeds in."""
+    search, way = _Search(0, torch.tensor([const], dtype=torch.float64)), []
+    while not search.ended:
+        way.append(search.const.item())
+        search.learn(_Run(0, way[-1]), steps)
+    return way
 
 
 class Searches:
@@ -83,6 +101,7 @@ class Searches:
         self.rule, self.inner = rule, replace(rule, binary_search_steps=1)
         self._start, self._tally, self._consts = start, tally, consts
         self._hasty = start.hasty.tolist()
+        self._ways = [_way(const, rule.binary_search_steps) for const in consts]
         self._next = 0
         self._known: dict[int, dict[float, _Run]] = {}
         self._searches: dict[int, list[_Search]] = {}
@@ -126,7 +145,7 @@ class Searches:
             self._tally.account.caused[self._tally.cells[number]] += run.queries
             places.add(run.place)
         for place in sorted(places):
-            self._go_on(place)
+            self._go_on(place, self._queue.appendleft)
         finished = [p for p in places if all(search.ended for search in self._searches[p])]
         if finished:
             self._hand_on(finished)
@@ -137,29 +156,50 @@ class Searches:
             _Search(number, torch.tensor([const], dtype=torch.float64))
             for number, const in enumerate(self._consts)
         ]
-        for search in self._searches[place]:
-            self._want(place, search, soon=False)
+        self._go_on(place, self._queue.append)
 
-    def _want(self, place: int, search: _Search, soon: bool) -> None:
-        """Queue the run that a search needs next, unless it is known or on its way."""
-        const = search.const.item()
+    def _want(self, place: int, const: float, number: int, queue: Callable[[_Run], None]) -> None:
+        """Queue a run that a search needs, unless it is known or on its way."""
         if const not in self._known[place]:
             run = self._known[place][const] = _Run(place, const)
-            self._for[run] = search.number
-            (self._queue.appendleft if soon else self._queue.append)(run)
+            self._for[run] = number
+            queue(run)
 
-    def _go_on(self, place: int) -> None:
-        """Let the searches on one image go as far as they can."""
-        hasty = self._hasty[place]
+    def _go_on(self, place: int, queue: Callable[[_Run], None]) -> None:
+        """Let the searches on one image go as far as they can, and queue what they need then."""
+        known, open_ = self._known[place], []
         for search in self._searches[place]:
-            while not search.ended:
-                run = self._known[place].get(search.const.item())
-                if run is None:
-                    self._want(place, search, soon=True)
-                    break
-                if not run.ended:
-                    break
-                search.learn(run, self.rule.binary_search_steps, hasty)
+            while not search.ended and (run := known.get(search.const.item())) and run.ended:
+                if run.found and self._hasty[place]:
+                    search.win(run)
+                else:
+                    search.learn(run, self.rule.binary_search_steps)
+            if not search.ended:
+                open_.append(search)
+        if self._hasty[place]:
+            open_ = self._settled(place, open_)
+            if open_ and all(run.ended for run in known.values()):
+                ways = [set(self._ways[search.number]) - known.keys() for search in open_]
+                # The most useful c; of equals the largest, which succeeds most easily.
+                most = Counter(const for way in ways for const in way)
+                const = max(most, key=lambda const: (most[const], const))
+                first = next(s for s, way in zip(open_, ways, strict=True) if const in way)
+                self._want(place, const, first.number, queue)
+            return
+        for search in open_:
+            self._want(place, search.const.item(), search.number, queue)
+
+    def _settled(self, place: int, searches: list[_Search]) -> list[_Search]:
+        """End the searches that a success lies ahead of; return the others."""
+        left = []
+        for search in searches:
+            ahead = (self._known[place].get(const) for const in self._ways[search.number])
+            success = next((run for run in ahead if run and run.found), None)
+            if success:
+                search.win(success)
+            else:
+                left.append(search)
+        return left
 
     def _hand_on(self, places: list[int]) -> None:
         """Dress the end of every search on these images as the row that makes it alone."""

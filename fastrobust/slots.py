@@ -2,8 +2,8 @@
 
 A rule (an attack) says how rows start, move and end; nothing here knows which attack it is.
 :func:`drive` runs one batch to its end. :func:`flow` runs any number of rows through a fixed number
-of slots: a row that is done makes room for the next one, so that the network always sees the same
-shape and never waits for the last rows of a batch.
+of slots: a row that is done makes room for the next one, so that the network sees one shape and
+does not wait for the last rows of a batch.
 """
 
 from typing import Any, Protocol
@@ -20,6 +20,10 @@ class Rule(Protocol):
     @property
     def stride(self) -> int:
         """Updates between two looks at which rows are done: a look waits for the device."""
+
+    @property
+    def uneven(self) -> bool:
+        """Whether some rows take many times as long as others."""
 
     def update(self, network: Oracle, state: Any) -> None:
         """Ask the network about every row and move it, in place; rows that are done stay."""
@@ -61,7 +65,11 @@ def drive(rule: Rule, network: Oracle, state: Any) -> None:
 
 
 def flow(rule: Rule, network: Oracle, work: Work, size: int) -> None:
-    """Let all rows of `work` flow through `size` slots."""
+    """Let all rows of `work` flow through `size` slots.
+
+    Once no row waits, slots stay empty until the last row is done; under a rule whose rows are
+    uneven half of the slots go whenever the other half is enough.
+    """
     fresh = work.take(size)
     if fresh is None:
         return
@@ -82,6 +90,10 @@ def flow(rule: Rule, network: Oracle, work: Work, size: int) -> None:
             filled, empty = empty.split([len(fresh[1]), len(empty) - len(fresh[1])])
             state.put(filled, fresh[0])
             tickets[filled] = fresh[1]
+        size = _shrunk(len(tickets), int((tickets >= 0).sum()))
+        if rule.uneven and 0 < size < len(tickets):
+            full = (tickets < 0).int().argsort(stable=True)[:size]
+            state, tickets = state.take(full), tickets[full]
 
 
 def padded(state: Any, tickets: Tensor, size: int) -> tuple[Any, Tensor]:
@@ -100,6 +112,6 @@ def _stride(rule: Rule, state: Any) -> int:
 
 def _shrunk(size: int, standing: int) -> int:
     """Halve a batch while those standing fit: rows leave, and the network sees few shapes."""
-    while size // 2 >= standing:
+    while size // 2 >= max(standing, 1):
         size //= 2
     return size

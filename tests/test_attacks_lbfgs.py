@@ -98,6 +98,19 @@ def test_the_ends_are_stationary():
     assert ((v - grad).clamp(0, 1) - v).abs().max() <= 1e-5
 
 
+def test_no_iteration_climbs():
+    _, model, x, target = batch("codeword", 20, scale=1)
+    attack = LBFGS(initial_const=30.0, binary_search_steps=1)
+    with engine.oracle(model, x.device) as network:
+        state = attack.start(network, x, target=target)
+        attack.update(network, state)
+        for _ in range(100):
+            before = 30 * state.loss + state.l2
+            attack.update(network, state)
+            assert (30 * state.loss + state.l2 <= before + 1e-12).all()
+    assert state.moves.max() > 20
+
+
 def test_the_stopping_rules_stop():
     _, model, x, target = batch("ce")
     attack = LBFGS(initial_const=3.0, binary_search_steps=1)

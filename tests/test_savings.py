@@ -175,14 +175,14 @@ def test_a_cell_alone_is_what_it_is_in_its_group(name):
         np.testing.assert_allclose(one.images["adversarial"], direct.adv.numpy(), atol=1e-7)
 
 
-def test_slots_always_have_one_shape_and_are_refilled():
+def test_slots_are_refilled_and_keep_their_shape():
     class Counting:
         """Each row ends after as many updates as its ticket says."""
 
         stride = 1
 
-        def __init__(self):
-            self.sizes, self.seen = [], []
+        def __init__(self, uneven):
+            self.sizes, self.uneven = [], uneven
 
         def update(self, network, state):
             self.sizes.append(len(state))
@@ -215,12 +215,13 @@ def test_slots_always_have_one_shape_and_are_refilled():
                 assert ticket not in self.came
                 self.came[ticket] = updates
 
-    rule, work = Counting(), Numbers()
-    flow(rule, None, work, 4)
-    assert work.came == {n: n for n in range(10)}
-    assert set(rule.sizes) == {4}
-    # 45 updates of rows in 4 slots; in batches of 4 they would take 3 + 7 + 9 = 19 rounds.
-    assert len(rule.sizes) < 19
+    for uneven in (False, True):
+        rule, work = Counting(uneven), Numbers()
+        flow(rule, None, work, 4)
+        assert work.came == {n: n for n in range(10)}
+        # 45 updates of rows in 4 slots; in batches of 4 they would take 3 + 7 + 9 = 19 rounds.
+        assert len(rule.sizes) < 19
+        assert set(rule.sizes) == ({4, 2, 1} if uneven else {4})
 
 
 def test_rows_of_nan_are_counted_and_cost_no_other():

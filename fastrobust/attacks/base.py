@@ -235,6 +235,11 @@ class Attack(Generic[S]):
         """Updates between two looks at which rows are done; a look waits for the device."""
         return 1
 
+    @property
+    def uneven(self) -> bool:
+        """Whether some rows take many times as long as others."""
+        return False
+
     def hurried(self, state: S) -> Tensor:
         """Return which rows (N,) ended by a first success that cut their search short."""
         return torch.zeros_like(state.invalid)

@@ -125,6 +125,11 @@ class DeepFool(Attack[DeepFoolState]):
         """The hinge that the test of a step is the sign of."""
         return UNITS_MARGIN if self.view == "units" else "margin"
 
+    @property
+    def uneven(self) -> bool:
+        """Most images take a few steps, some all of them."""
+        return True
+
     def cautions(self, network: Oracle, rows: Rows) -> list[str]:
         """Say where there are fewer outputs than candidates."""
         outputs = network.num_classes(rows.x0) if rows.label is None else rows.label.shape[1]

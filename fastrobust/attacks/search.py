@@ -53,6 +53,11 @@ class SearchAttack(Attack[S]):
         """In units view only where the outputs that are looked at are one for each class."""
         return not self.reads_units or head.vectors is None
 
+    @property
+    def uneven(self) -> bool:
+        """One search ends where another begins."""
+        return True
+
     def hurried(self, state: Any) -> Tensor:
         """Rows that won before their last step."""
         return state.hasty & state.won & (state.search < self.binary_search_steps)
