@@ -1,20 +1,26 @@
 """What is measured: each op, its reference as written, and the best in-place PyTorch form."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fastrobust.ops.cw_step import CwRows, cw_step_ref_, launch_cw_step
 from fastrobust.ops.decode import decode, decode_ref
+from fastrobust.ops.deepfool import deepfool_ref_, launch_deepfool
 from fastrobust.ops.head import head_ref, launch_head, tanh_mse, tanh_mse_ref
+from fastrobust.ops.lbfgs import launch_lbfgs, lbfgs_direction_ref
 from fastrobust.ops.start import launch_start, random_start_ref_
 from fastrobust.ops.step import launch_step, step_ref_
 
+from .torch_cw import TorchCW
 from .torch_head import TorchHead
 
 EPS, STEP_SIZE = 8 / 255, 2 / 255
 CLASSES, LENGTH = 10, 128  # the paper's: 10 codewords of 128 units
+HISTORY = 10  # pairs that L-BFGS remembers
 
 
 @dataclass(frozen=True)
@@ -136,5 +142,68 @@ def other_cases(rows: int, device: torch.device) -> list[Case]:
     ]
 
 
+def search_cases(rows: int, device: torch.device) -> list[Case]:
+    """Steps of the attacks that search, on 3 x 32 x 32 images."""
+    x0 = torch.rand(rows, 3, 32, 32, device=device)
+    return [_cw_case(x0), _deepfool_case(x0), _lbfgs_case(x0)]
+
+
+def _cw_case(x0: Tensor) -> Case:
+    """CWL2 before its first success: every image is the best so far, and is kept."""
+    grad, f, hit = torch.randn_like(x0), torch.ones_like(x0[:, 0, 0, 0]), torch.zeros(len(x0)) > 0
+    hit = hit.to(x0.device)
+    ours, theirs = (CwRows.fresh(x0, torch.ones_like(f)) for _ in range(2))
+    numbers = {"iterations": 10**6, "searches": 5, "patience": 100, "learning_rate": 5e-3}
+    in_place = TorchCW(theirs, **numbers)
+    launch_cw_step(ours, grad, f, hit, *numbers.values(), math.inf, 0.0, 1.0)  # to iteration 0
+
+    def falling() -> Tensor:
+        return f.mul_(0.999)
+
+    return Case(
+        "cw_step_",
+        len(x0),
+        lambda: launch_cw_step(ours, grad, falling(), hit, *numbers.values(), math.inf, 0.0, 1.0),
+        lambda: cw_step_ref_(ours, grad, falling(), hit, **numbers),
+        lambda: in_place(grad, falling(), hit),
+        11 * x0.nbytes,
+    )
+
+
+def _deepfool_case(x0: Tensor) -> Case:
+    """A step of DeepFool with the slopes of all rivals at hand."""
+    rivals = CLASSES - 1
+    slopes = torch.randn(len(x0), rivals, *x0.shape[1:], device=x0.device)
+    call = (x0.clone(), torch.zeros_like(x0), x0, slopes, slopes[:, :, 0, 0, 0].contiguous())
+    return Case(
+        "deepfool_",
+        len(x0),
+        lambda: launch_deepfool(*call),
+        lambda: deepfool_ref_(*call),
+        None,
+        (rivals + 4) * x0.nbytes,
+    )
+
+
+def _lbfgs_case(x: Tensor) -> Case:
+    """A direction from a full history whose pairs all count."""
+    rows, device = len(x), x.device
+    s = torch.randn(rows, HISTORY, *x.shape[1:], device=device)
+    rho = 1 / s.flatten(2).square().sum(2)
+    pairs = torch.full((rows,), HISTORY, device=device)
+    call = (s, s.clone(), rho, pairs, x, torch.randn_like(x))
+    return Case(
+        "lbfgs_direction",
+        rows,
+        lambda: launch_lbfgs(*call),
+        lambda: lbfgs_direction_ref(*call),
+        None,
+        (2 * HISTORY + 3) * x.nbytes,
+    )
+
+
 def _units(rows: int, device: torch.device) -> Tensor:
     return torch.rand(rows, LENGTH, device=device) * 2 - 1
+
+
+CASES = step_cases, head_cases, search_cases, other_cases

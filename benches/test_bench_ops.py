@@ -3,14 +3,10 @@
 import pytest
 import torch
 
-from .cases import head_cases, other_cases, step_cases
+from . import cases
 from .timer import interleave, ratio
 
-CASES = [
-    case
-    for make in (step_cases, head_cases, other_cases)
-    for case in make(256, torch.device("cpu"))
-]
+CASES = [case for make in cases.CASES for case in make(256, torch.device("cpu"))]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))

@@ -7,6 +7,7 @@ import fastrobust as fr
 
 timer = pytest.importorskip("benches.timer", reason="benches are not installed")
 torch_head = pytest.importorskip("benches.torch_head")
+torch_cw = pytest.importorskip("benches.torch_cw")
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,35 @@ def test_the_torch_head_is_the_head(loss, codewords):
     torch.testing.assert_close(head.dz if codewords else head.weight, dz)
     torch.testing.assert_close(head.own[:, 0], margin)
     assert torch.equal(head.decision[:, 0], decision)
+
+
+def test_the_torch_cw_is_the_kernel():
+    """Some searches fail, some succeed and start anew, one stops at its first success."""
+    numbers = {"iterations": 5, "searches": 3, "patience": 2, "learning_rate": 0.1}
+    box = {"lo": -1.0, "hi": 2.0}
+    x0 = torch.rand(9, 1, 2, 3, dtype=torch.float64) * 3 - 1
+    x0[0, 0, 0, 0] = 2.0
+    const = torch.logspace(-1, 1, 9, dtype=torch.float64)
+    ours, theirs = (fr.ops.CwRows.fresh(x0, const) for _ in range(2))
+    ours.hasty[4] = theirs.hasty[4] = True
+    nothing = torch.zeros(9, dtype=torch.float64)
+    fr.ops.cw_step_(ours, torch.zeros_like(x0), nothing, nothing > 0, **numbers, **box)
+    step = torch_cw.TorchCW(theirs, **numbers, **box)
+    names = [name for name in vars(ours) if name not in ("x", "w", "m", "v")]
+    restarts = 0
+    for _ in range(17):
+        ending = (ours.search < 3) & ~(ours.hasty & ours.won)
+        for name in ("x", "w"):  # of those that go on
+            a, b = getattr(ours, name)[ending], getattr(theirs, name)[ending]
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+        for name in names:
+            torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), msg=name)
+        restarts += int((ours.t == 0).sum())
+        f = ours.x.flatten(1).sum(1) - 2.5
+        grad = torch.ones_like(x0)
+        fr.ops.cw_step_(ours, grad, f, f <= 0, **numbers, **box)
+        step(grad, f, f <= 0)
+    assert restarts > 9 and 0 < ours.won.sum() < 9 and (ours.search == 3).any()
 
 
 def test_ratios_pair_the_rounds():
