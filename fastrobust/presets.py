@@ -25,7 +25,7 @@ class _Preset:
 
 _PRESETS = {
     "paper": _Preset(limit=None, batch=500, effort=Effort()),
-    "quick": _Preset(limit=120, batch=120, effort=Effort(80, 0.05, 50)),
+    "quick": _Preset(limit=120, batch=120, effort=Effort(70, 0.05, 40)),
 }
 PRESETS = tuple(_PRESETS)
 

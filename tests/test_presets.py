@@ -177,16 +177,16 @@ def test_presets_and_choices():
 
 def test_a_preset_says_how_long_it_optimises():
     quick, paper_s = (presets.make(name) for name in ("quick", "paper"))
-    assert "5 x 80 steps with learning rate 0.05" in quick.notes[-1]
-    assert "L-BFGS at most 5 x 50" in quick.notes[-1] and "first look" in quick.notes[-1]
+    assert "5 x 70 steps with learning rate 0.05" in quick.notes[-1]
+    assert "L-BFGS at most 5 x 40" in quick.notes[-1] and "first look" in quick.notes[-1]
     assert "5 x 1000 steps with learning rate 0.01" in paper_s.notes[-1]
     for cell in quick.cells:
         kind = (cell.attack or "").partition("(")[0]
         if kind in ("CWL2", "ModifiedCWL2"):
             attack = attacks.from_repr(cell.attack)
-            assert (attack.max_steps, attack.learning_rate) == (80, 0.05)
+            assert (attack.max_steps, attack.learning_rate) == (70, 0.05)
         if kind == "LBFGS":
-            assert attacks.from_repr(cell.attack).max_steps == 50
+            assert attacks.from_repr(cell.attack).max_steps == 40
 
 
 @pytest.mark.parametrize(
