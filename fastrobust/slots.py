@@ -54,7 +54,9 @@ def drive(rule: Rule, network: Oracle, state: Any) -> None:
     batch = state.take(rows)
     stride = _stride(rule, state)
     while standing := int((~rule.done(batch)).sum()):
-        size = _shrunk(len(batch), standing)
+        # On a CPU a new shape costs nothing, and uneven rows leave one by one.
+        exact = rule.uneven and not state.x.is_cuda
+        size = _shrunk(len(batch), standing, exact)
         if size < len(batch):
             state.put(rows, batch)
             order = rule.done(batch).int().argsort(stable=True)[:size]
@@ -110,8 +112,10 @@ def _stride(rule: Rule, state: Any) -> int:
     return rule.stride if state.x.is_cuda else 1
 
 
-def _shrunk(size: int, standing: int) -> int:
+def _shrunk(size: int, standing: int, exact: bool = False) -> int:
     """Halve a batch while those standing fit: rows leave, and the network sees few shapes."""
+    if exact:
+        return standing
     while size // 2 >= max(standing, 1):
         size //= 2
     return size

@@ -23,7 +23,7 @@ EXACT = {"rtol": 0, "atol": 1e-9}
 
 @pytest.fixture
 def no_compaction(monkeypatch):
-    monkeypatch.setattr(slots, "_shrunk", lambda size, standing: size)
+    monkeypatch.setattr(slots, "_shrunk", lambda size, *_: size)
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_order_batch_and_compaction_change_nothing(attack, monkeypatch):
         same(attack.run(model, x[row : row + 1], y[row : row + 1]), whole, slice(row, row + 1))
     monkeypatch.setattr(engine, "CHUNK_PIXELS", 5 * 16)
     same(attack.run(model, x, y), whole)
-    monkeypatch.setattr(slots, "_shrunk", lambda size, standing: size)
+    monkeypatch.setattr(slots, "_shrunk", lambda size, *_: size)
     same(attack.run(model, x, y), whole)
 
 

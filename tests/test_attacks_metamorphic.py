@@ -104,7 +104,7 @@ def test_rows_that_leave_the_batch_change_nothing(attack, monkeypatch):
     assert set(sizes) <= {40, 20, 10, 5, 2, 1}
     if getattr(attack, "keep", "last") == "best":
         assert len(set(sizes)) > 1
-    monkeypatch.setattr(slots, "_shrunk", lambda size, standing: size)
+    monkeypatch.setattr(slots, "_shrunk", lambda size, *_: size)
     same(attack.run(model, x, y), result)
 
 
