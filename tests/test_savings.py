@@ -63,6 +63,10 @@ GROUPS = {
     "cw": cells(f"CWL2(initial_const={{}}, {CW})", "initial_const", CONSTS),
     "cw true": cells(f"CWL2(initial_const={{}}, {CW})", "initial_const", CONSTS, labels="true"),
     "cw targeted": cells(f"CWL2(initial_const={{}}, {CW})", "initial_const", CONSTS, targeted=True),
+    "cw weak": cells(  # many searches fail, and a larger c does not always do better
+        "CWL2(initial_const={}, max_steps=3, learning_rate=0.12)", "initial_const", (0.01, 0.1),
+        targeted=True,
+    ),
     "cw units": cells(
         f"CWL2(initial_const={{}}, {CW}, view='units', on_failure='clean', abort_from=1e6)",
         "initial_const", CONSTS, targeted=True,
@@ -114,6 +118,8 @@ def test_savings_change_no_decision_and_no_rate(name, head):
             np.testing.assert_allclose(*adversarial, atol=1e-7)
         else:
             assert (b["l2"] >= a["l2"] - 1e-7)[a["success"]].all()
+    if name == "cw weak":
+        assert all(0.1 < one.rows["success"].mean() < 0.9 for one in plain)
     if hurry:
         assert all(measured.facts["first_success"] for measured in saved)
     spent = [sum(m.facts["executed"] for m in measured) for measured in (plain, saved)]
