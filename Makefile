@@ -13,7 +13,7 @@ paper pytest: export OMP_WAIT_POLICY := passive
 
 all: .venv/built
 
-# Train three classifiers on real digits, attack them, write tables, curves, pictures and one page.
+# Train classifiers on real digits, attack them, write tables, curves, pictures and one page.
 paper: .venv/built
 	fastrobust paper --data-set digits --preset quick --out $(OUT)
 

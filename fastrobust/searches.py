@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attacks.search import HIGHEST_CONST, bisect
+from .attacks.search import bisect
 from .flows import Start
+from .ops.cw_step import NO_UPPER
 from .tally import Tally
 
 
@@ -45,9 +46,7 @@ class _Search:
     number: int
     const: Tensor
     lower: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
-    upper: Tensor = field(
-        default_factory=lambda: torch.tensor([HIGHEST_CONST], dtype=torch.float64)
-    )
+    upper: Tensor = field(default_factory=lambda: torch.tensor([NO_UPPER], dtype=torch.float64))
     steps: int = 0
     queries: int = 0
     won: bool = False

@@ -85,6 +85,7 @@ def test_show_plan(command):
     [
         (["sweep", "--tables", "3;5"], "--tables must be numbers with commas between, got '3;5'"),
         (["paper", "--tables", "9"], "tables must be among (1, 3, 4, 5, 6, 7, 8), got [9]"),
+        (["paper", "--without", "speed"], "savings must be among first-success, shared-const"),
         (["paper", "--preset", "slow"], "preset must be one of ('paper', 'quick'), got 'slow'"),
         (["paper", "--limit", "0"], "--limit"),
         (["paper", "--colour"], "No such option"),

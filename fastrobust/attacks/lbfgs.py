@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..engine import Answer, Oracle
 from ..objectives import Loss, largest_unit
+from ..ops.cw_step import NO_UPPER
 from .descent import DescentState, Rules, descend, put, restart, starts
-from .search import HIGHEST_CONST, SearchAttack, bisect
+from .search import SearchAttack, bisect
 from .state import Rows, counters
 
 
@@ -106,7 +107,7 @@ class LBFGS(SearchAttack[LBFGSState]):
             **counters(rows),
             **starts(rows, const, self.history),
             lower=torch.zeros_like(const),
-            upper=torch.full_like(const, HIGHEST_CONST),
+            upper=torch.full_like(const, NO_UPPER),
             search=torch.zeros_like(rows.index),
             won=no,
             hasty=no.clone(),

@@ -11,7 +11,6 @@ from .state import State
 
 S = TypeVar("S", bound=State)
 
-HIGHEST_CONST = 1e10
 _NO_SUCCESS_YET = 1e9
 
 
@@ -26,7 +25,7 @@ def bisect(found: Tensor, const: Tensor, lower: Tensor, upper: Tensor) -> tuple[
         found: (N,) bool, whether c led to a success.
         const: (N,) that c.
         lower: (N,) greatest c that failed, 0 at first.
-        upper: (N,) least c that succeeded, `HIGHEST_CONST` at first.
+        upper: (N,) least c that succeeded, 1e10 at first.
 
     Returns:
         (N,) each: const, lower, upper.
