@@ -167,15 +167,21 @@ FR_HD void compute_row(const CwStepArgs<T>& a, int64_t row, Team team, T* scratc
     const T rate =
         a.learning_rate * static_cast<T>(root(1 - power(0.999, step)) / (1 - power(0.9, step)));
     const T push = s.f > 0 ? weight : T(0), half = (box.hi - box.lo) / 2;
-    team.each(n, [=](int64_t j) FR_LAMBDA {
-      const T gap = x[j] - origin[j];
-      const T slope = half * tanh_slope(w[j]).slope;
-      const T dw = (push > 0 ? fused(push, g[j], 2 * gap) : 2 * gap) * slope;
-      m[j] = fused(T(0.9), first ? T(0) : m[j], T(0.1) * dw);
-      v[j] = fused(T(0.999), first ? T(0) : v[j], T(0.001) * dw * dw);
-      w[j] -= rate * m[j] / (root(v[j]) + T(1e-8));
-      x[j] = from_tanh(tanh_slope(w[j]).value, box);
-    });
+    // Meanwhile the next row is fetched: its sum and its updates would wait for memory.
+    const int64_t next = row + 1 < a.N ? (n < kFarAhead ? n : kFarAhead) : 0;
+    const Ahead<T, 7> ahead{x + next, origin + next, g + next,   w + next,
+                            m + next, v + next,      best + next};
+    team.passes(
+        n, ahead,
+        [=](int64_t j) FR_LAMBDA {
+          const T gap = x[j] - origin[j];
+          const T slope = half * tanh_slope(w[j]).slope;
+          const T dw = (push > 0 ? fused(push, g[j], 2 * gap) : 2 * gap) * slope;
+          m[j] = fused(T(0.9), first ? T(0) : m[j], T(0.1) * dw);
+          v[j] = fused(T(0.999), first ? T(0) : v[j], T(0.001) * dw * dw);
+        },
+        [=](int64_t j) FR_LAMBDA { w[j] -= rate * m[j] / (root(v[j]) + T(1e-8)); },
+        [=](int64_t j) FR_LAMBDA { x[j] = from_tanh(tanh_slope(w[j]).value, box); });
   }
   if (team.leader()) {
     if (s.better) a.best_l2[row] = s.l2, a.best_f[row] = s.f;

@@ -16,6 +16,11 @@ struct BlockTeam {
     for (int64_t j = threadIdx.x; j < n; j += kBlock) f(j);
   }
 
+  template <typename T, int kArrays, typename... F>
+  __device__ void passes(int64_t n, Ahead<T, kArrays>, F... f) const {
+    for (int64_t j = threadIdx.x; j < n; j += kBlock) (f(j), ...);
+  }
+
   // Groups of kLanes threads take the rows in turn; a group is a part of a warp, or the block.
   template <int kLanes, typename T, typename Term, typename Done>
   __device__ void sums(int64_t rows, int64_t n, Term term, Done done) const {

@@ -1,6 +1,7 @@
 // One row is worked on by a team: a CPU thread (here) or a CUDA block (team.cuh). A kernel is
-// written once, against the four functions of a team, and so computes the same on both:
+// written once, against the five functions of a team, and so computes the same on both:
 //   each(n, f)                  f(j) for every j < n, in any order
+//   passes(n, ahead, f, g, ...) f(j), then g(j), ... for every j < n; `ahead` is wanted soon after
 //   sums<L>(rows, n, term, done)  for each r < rows: done(r, sum over j < n of term(r, j, acc))
 //   top3(n, value)              the three best of value(0..n-1), known to the whole team
 //   sync()                      what the team wrote before is visible to it after
@@ -14,11 +15,33 @@ namespace fastrobust {
 
 constexpr int kPixelLanes = 128;  // partial sums of a sum over pixels
 
+// What passes() is to fetch into a CPU's cache: element j of each array while it works on element
+// j. It changes nothing but the time.
+template <typename T, int kArrays>
+struct Ahead {
+  const T* of[kArrays];
+};
+
+// How far on in an array that may be: so much of a few arrays has room in the second cache.
+constexpr int64_t kFarAhead = 4096;
+
 struct SerialTeam {
   template <typename F>
   FR_HD void each(int64_t n, F f) const {
-#pragma omp simd
-    for (int64_t j = 0; j < n; ++j) f(j);
+    pass(0, n, f);
+  }
+
+  // Block by block, each function in a loop of its own: with all of them in one, a CPU looks too
+  // few elements ahead to hide how long their roots and divisions take.
+  template <typename T, int kArrays, typename... F>
+  FR_HD void passes(int64_t n, Ahead<T, kArrays> ahead, F... f) const {
+    constexpr int64_t kColumns = 128, kLine = 64 / sizeof(T);
+    for (int64_t begin = 0; begin < n; begin += kColumns) {
+      const int64_t end = begin + kColumns < n ? begin + kColumns : n;
+      for (const T* array : ahead.of)
+        for (int64_t j = begin; j < end; j += kLine) __builtin_prefetch(array + j, 0, 2);
+      (pass(begin, end, f), ...);
+    }
   }
 
   template <int kLanes, typename T, typename Term, typename Done>
@@ -39,6 +62,12 @@ struct SerialTeam {
   FR_HD bool leader() const { return true; }
 
  private:
+  template <typename F>
+  FR_HD static void pass(int64_t begin, int64_t end, F f) {
+#pragma omp simd
+    for (int64_t j = begin; j < end; ++j) f(j);
+  }
+
   template <typename T, int kLanes>
   struct Lanes {
     T of[kLanes];
