@@ -148,6 +148,20 @@ def test_a_search_in_units_view_is_not_hurried_where_its_test_is_another():
     assert not measure.may_hurry(sure, subject("ce"))
 
 
+def test_a_search_that_leaves_a_wrong_decision_is_not_hurried():
+    """Its first success may be the true label, where its nearest is another class."""
+    line = nn.Linear(1, 3).double()  # class 0 above 0.5, class 1 below 0.4, class 2 between
+    line.weight.data = torch.tensor([[10.0], [-10.0], [0.0]]).double()
+    line.bias.data = torch.tensor([-5.0, 4.0, 0.0]).double()
+    model = fr.Classifier(nn.Sequential(nn.Flatten(), line), fr.heads.Softmax("ce"))
+    x, y = torch.full((2, 1, 1, 1), 0.55).double(), torch.tensor([0, 1])
+    who = Subject(model, x, y, 3, batch=2, seed=0)
+    (cell,) = cells("CWL2(initial_const={}, max_steps=50, learning_rate=0.4)", "initial_const", [1])
+    (plain,), (saved,) = found([cell], who, NONE), found([cell], who)
+    assert (plain.rows["clean"] == 0).all() and (plain.rows["decision"] == 2).all()
+    assert saved.rows["decision"].tolist() == [1, 2]  # the first row hurries, and is wrong anyhow
+
+
 def exact(name):
     """A line search may need another trial where a sum is rounded otherwise."""
     return ("decision", "claimed", "success", *(["queries"] if name != "lbfgs" else []))
