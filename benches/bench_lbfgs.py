@@ -20,6 +20,7 @@ from torch import Tensor
 import fastrobust as fr
 from fastrobust import data, engine, slots, train
 from fastrobust.attacks import LBFGS, random_targets
+from fastrobust.attacks.targets import goal
 
 from .timer import interleave, ratio
 
@@ -40,7 +41,7 @@ class Problem:
     def batched(self) -> None:
         """All images at once."""
         attack = LBFGS(initial_const=self.const, binary_search_steps=1)
-        state = attack.start(self.network, self.x, target=self.target)
+        state = attack.start(self.network, self.x, goal(self.network, self.x, None, self.target))
         slots.drive(attack, self.network, state)
         self.evaluations = float(state.queries.double().mean()) / 2
         self.ends = state.point

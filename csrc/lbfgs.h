@@ -117,7 +117,9 @@ FR_HD void compute_row(const LbfgsArgs<T>& a, int64_t row, Team team, T* scratch
   if (gamma > 0) slope = pixels.project(factor, waiting, gamma);
   if (!(slope < 0)) {
     if (gamma > 0) square = pixels.start();
-    const T at_most = 1 / root(square);
+    // A box with two sides bounds the step by itself (lnsrlb of L-BFGS-B 3.0, `boxed`).
+    const bool closed = a.box.lo > -kInfinity<T> && a.box.hi < kInfinity<T>;
+    const T at_most = closed ? a.scale : 1 / root(square);
     slope = pixels.project(0, g, at_most < a.scale ? at_most : a.scale);
   }
   if (team.leader()) a.slope[row] = slope;

@@ -80,6 +80,23 @@ def test_a_minimum_is_as_low_as_scipys(dtype, head, loss):
 
 
 @pytest.mark.parametrize("head", HEADS)
+def test_the_first_trial_is_scipys(head):
+    """Where it lies decides which minimum is found, so both must begin alike."""
+    net, model, x, target = batch(head)
+    attack, flat = LBFGS(initial_const=3.0, binary_search_steps=1), x.flatten(1).numpy()
+    with engine.oracle(model, x.device) as network:
+        state = attack.start(network, x, goal(network, x, None, target))
+        attack.update(network, state)
+    for i, image in enumerate(flat):
+        asked, value = [], objective(net, image, int(target[i]), 3.0)
+        fmin_l_bfgs_b(
+            lambda v, asked=asked, value=value: (asked.append(v.copy()), value(v))[1],
+            image, bounds=[(0, 1)] * PIXELS, maxfun=2,
+        )  # fmt: skip
+        np.testing.assert_allclose(state.x[i].flatten(), asked[1], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("head", HEADS)
 def test_about_as_many_evaluations_as_scipy(head):
     net, model, x, target = batch(head, 20)
     flat, calls = x.flatten(1).numpy(), 0

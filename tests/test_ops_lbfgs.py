@@ -19,7 +19,8 @@ def oracle(s, y, rho, pairs, x, grad, scale, lo, hi):
         free = ~((x[i] <= lo) & (grad[i] > 0) | (x[i] >= hi) & (grad[i] < 0))
         g, room = grad[i][free], (lo - x[i][free], hi - x[i][free])
         kept = [p % s.shape[1] for p in held if rho[i, p % s.shape[1]] > 0]
-        steepest = np.clip(-min(scale, 1 / (np.linalg.norm(g) or np.inf)) * g, *room)
+        longest = np.inf if np.isfinite([lo, hi]).all() else 1.0
+        steepest = np.clip(-min(scale, longest / (np.linalg.norm(g) or np.inf)) * g, *room)
         step = steepest
         if kept:
             inverse = np.eye(len(g)) / (rho[i, kept[-1]] * (y[i, kept[-1]] @ y[i, kept[-1]]))
@@ -94,6 +95,21 @@ def test_without_pairs_it_goes_down_the_gradient_at_most_by_one(device):
     wanted = torch.tensor([[-0.6, 0.8], [-0.15, 0.2]], device=device)
     torch.testing.assert_close(direction, wanted)
     torch.testing.assert_close(slope, torch.tensor([-5.0, -0.125], device=device))
+
+
+def test_a_closed_box_bounds_the_first_step_by_itself(device):
+    """An open side brings back the limit of 1: (3, -4) is cut to (0.6, -0.8)."""
+    grad = torch.tensor([[3.0, -4.0]], device=device)
+    x, ring = torch.zeros(1, 2, device=device), torch.zeros(1, 3, 2, device=device)
+    none = torch.zeros(1, dtype=torch.int64, device=device)
+    for box, wanted in (
+        ((-9.0, 9.0), [[-3.0, 4.0]]),
+        ((-2.0, 9.0), [[-2.0, 4.0]]),
+        ((-9.0, None), [[-0.6, 0.8]]),
+        ((None, 9.0), [[-0.6, 0.8]]),
+    ):
+        direction, _ = lbfgs_direction(ring, ring, ring[..., 0], none, x, grad, 1.0, *box)
+        torch.testing.assert_close(direction.cpu(), torch.tensor(wanted))
 
 
 def test_nowhere_to_go(device):

@@ -16,8 +16,9 @@ from torch import Tensor
 from ..ops.lbfgs import launch_lbfgs
 from .state import Rows, State, beside
 
-# Inverse Hessian before there is a history: that of the squared distance.
-_SCALE = 0.5
+# Inverse Hessian before there is a history. In a closed box the first trial is then SciPy's, the
+# whole P(x - g): where it lies has a say in which local minimum is found.
+_SCALE = 1.0
 # Trials of a line search, SciPy's maxls.
 _TRIALS = 20
 # Share of the promised decrease that a step must bring (Armijo).

@@ -23,7 +23,8 @@ def lbfgs_direction(
     L-BFGS inverse Hessian of the pairs (s, y) that the row holds (Nocedal and Wright, Numerical
     Optimization, 2006, algorithm 7.4) with every s and y cut down to the free pixels, which keeps
     it positive definite; it starts from s.y / |y|^2 of the newest pair. Without pairs the row goes
-    down its gradient: H is `scale`, and less where the step would be longer than 1. Then
+    down its gradient: H is `scale`, and less where an open box would let the step be longer than 1
+    (as in L-BFGS-B 3.0, lnsrlb). Then
 
         d = P(x - H g) - x,
 
@@ -40,8 +41,8 @@ def lbfgs_direction(
         x: (N, ...) where the row is, inside the box.
         grad: (N, ...) gradient of the objective, to be descended.
         scale: the inverse Hessian before there is a pair, > 0.
-        lo: lower bound of a pixel, or None.
-        hi: upper bound of a pixel, or None.
+        lo: lower bound of a pixel, or None: the box is open.
+        hi: upper bound of a pixel, or None: the box is open.
 
     Returns:
         (N, ...) the direction d and (N,) the slope g.d, which is < 0 but where d is 0.
@@ -146,7 +147,10 @@ def lbfgs_direction_ref(
     def inside(step: Tensor) -> Tensor:
         return torch.minimum(torch.maximum(-step, low - x), high - x)
 
-    steepest = inside(free_grad * (1 / free_grad.norm(dim=1, keepdim=True)).clamp(max=scale))
+    size = torch.full_like(gamma, scale)
+    if lo is None or hi is None:
+        size = (1 / free_grad.norm(dim=1, keepdim=True)).clamp(max=scale)
+    steepest = inside(size * free_grad)
     direction = inside(q)
     direction = torch.where((gamma > 0) & (_dot(grad, direction) < 0), direction, steepest)
     return direction.view(shape), _dot(grad, direction)[:, 0]
