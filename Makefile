@@ -26,10 +26,12 @@ lint: .venv/built
 	mypy
 	clang-format --dry-run -Werror csrc/*.h csrc/*.cpp csrc/*.cu* csrc/tests/*
 
+# The C++ tests once as they are and once under the address and undefined behaviour sanitizers.
 kernels: .venv/built
 	cmake -S . -B build/kernels -G Ninja
-	cmake --build build/kernels
-	ctest --test-dir build/kernels --output-on-failure
+	cmake -S . -B build/sanitized -G Ninja -DFASTROBUST_SANITIZE=ON
+	for build in kernels sanitized; do \
+	  cmake --build build/$$build && ctest --test-dir build/$$build --output-on-failure || exit 1; done
 
 pytest: .venv/built
 	python -m pytest

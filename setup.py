@@ -52,7 +52,11 @@ flags["cxx"] += [f'-DFR_SOURCES="{digest}"', f'-DFR_ARCHITECTURES="{architecture
 files = [f"csrc/{path.name}" for path in CSRC.glob("*.*")]
 extension = (CUDAExtension if cuda else CppExtension)(
     name="fastrobust._C",
-    sources=["csrc/binding.cpp", *(sorted(f for f in files if f.endswith(".cu")) if cuda else [])],
+    sources=[
+        "csrc/binding.cpp",
+        "csrc/densenet.cpp",
+        *(sorted(f for f in files if f.endswith(".cu")) if cuda else []),
+    ],
     depends=files,
     define_macros=[("FR_CUDA", None)] * cuda,
     extra_compile_args=flags,

@@ -5,6 +5,7 @@
 
 #include <torch/version.h>
 
+#include "binding_densenet.h"
 #include "cw_step.h"
 #include "decode.h"
 #include "deepfool.h"
@@ -295,6 +296,7 @@ py::dict facts() {
   d["architectures"] = FR_ARCHITECTURES;
   d["compiler"] = "g++ " __VERSION__;
   d["cpu"] = name(active_isa());
+  d["bf16"] = has_bf16();
 #ifdef FR_CUDA
   d["cuda"] = c10::str(CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10);
 #else
@@ -323,6 +325,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("random_start_",   &random_start_,   Free(), "a random point of each eps-ball, in place");
   m.def("facts",           &facts,                   "what this extension was built with");
   // clang-format on
+  bind_densenet(m);
 }
 
 }  // namespace fastrobust

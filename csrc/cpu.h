@@ -50,6 +50,15 @@ inline Isa& active_isa() {
   return isa;
 }
 
+// Whether matrix products may take operands in bfloat16.
+inline bool has_bf16() {
+#ifdef FR_AVX512
+  return active_isa() == Isa::kAvx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 template <typename Args>
 FR_HD void serial_rows(const Args& args, int64_t begin, int64_t end) {
   using T = typename Args::Scalar;

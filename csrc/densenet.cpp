@@ -1,0 +1,38 @@
+// The CPU engine, compiled for three instruction sets and chosen at run time. All headers of others
+// come first: what they define must run everywhere.
+#include "densenet.h"
+
+#include <type_traits>
+
+#include "cpu.h"
+#include "lanes.h"
+
+namespace fastrobust {
+
+namespace portable {
+#include "densenet_cpu.h"
+}  // namespace portable
+
+#ifdef __x86_64__
+FR_BEGIN_AVX2
+namespace avx2 {
+#include "densenet_cpu.h"
+}  // namespace avx2
+FR_END
+
+FR_BEGIN_AVX512
+namespace avx512 {
+#include "densenet_cpu.h"
+}  // namespace avx512
+FR_END
+#endif
+
+void densenet_cpu(const DenseNetArgs& args, int64_t begin, int64_t end, float* scratch) {
+#ifdef __x86_64__
+  if (active_isa() == Isa::kAvx512) return avx512::run(args, begin, end, scratch);
+  if (active_isa() == Isa::kAvx2) return avx2::run(args, begin, end, scratch);
+#endif
+  portable::run(args, begin, end, scratch);
+}
+
+}  // namespace fastrobust
