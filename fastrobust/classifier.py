@@ -53,15 +53,16 @@ class Classifier(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
-    def pre_activation(self, x: Tensor) -> Tensor:
+    def pre_activation(self, x: Tensor, net: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Pre-activations z (N, d) of the last linear layer for images x (N, C, H, W).
 
         At least float32 whatever the network's precision: heads, losses and decisions in half
-        precision make a model look more robust than it is.
+        precision make a model look more robust than it is. `net` stands in for the network where
+        somebody runs it in another way.
         """
         if self.mean is not None and self.std is not None:
             x = (x - self.mean) / self.std
-        z: Tensor = self.net(x)
+        z: Tensor = (net or self.net)(x)
         if not isinstance(z, Tensor) or z.dim() != 2 or len(z) != len(x):
             shape = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
             raise ValueError(f"net must return a tensor of shape ({len(x)}, d), got {shape}")

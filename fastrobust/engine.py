@@ -1,27 +1,29 @@
 """The one place that asks a network for input gradients.
 
 An attack asks an :class:`Oracle` for the loss and the gradient of some rows and never sees how they
-came: today through autograd, for any module or callable. While an oracle is open the model is in
-eval mode with frozen parameters, outside autocast, and whatever the caller's grad mode; every flag
-comes back at the end. Body in the parameters' dtype, head and loss in at least float32.
+came: by the fused engine for a DenseNet, through autograd for any other module or callable
+(:mod:`fastrobust.backends`). While an oracle is open the model is in eval mode with frozen
+parameters, outside autocast, and whatever the caller's grad mode; every flag comes back at the end.
+Body in the parameters' dtype or as :func:`prepare` says; head, loss and decision in at least
+float32.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .backends import Backend
 from .classifier import Classifier, as_classifier, evaluating
+from .graphs import Graphs
 from .heads import Head
 from .objectives import Loss, judge, leading
+from .prepared import Model, Prepared, prepare
 
-Model = nn.Module | Callable[[Tensor], Tensor]
-
-# Pixels per network call: 256 CIFAR-10 images, whose saved activations in a DenseNet-BC 100-12 take
-# 9 GB in float32, and enough of them to fill a GPU.
-CHUNK_PIXELS = 256 * 3 * 32 * 32
+__all__ = ["Answer", "Leaders", "Oracle", "oracle", "prepare"]
 
 
 class Answer(NamedTuple):
@@ -61,15 +63,21 @@ class Leaders(NamedTuple):
 class Oracle:
     """Answers questions about rows of one classifier; made by :func:`oracle`.
 
-    Rows are independent: a question is asked in chunks of ``CHUNK_PIXELS``.
+    Rows are independent: a question is asked in as many calls as the backend's memory takes.
 
     Attributes:
         classifier: whom it asks.
+        search: the backend that answers questions of an attack.
+        exact: the backend that decides, in float32 whatever the precision of `search`.
+        graphs: CUDA graphs of its gradients, or None.
         evaluations: forwards and backwards of one row that it has asked for.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
-        self.classifier = classifier
+    def __init__(
+        self, classifier: Classifier, search: Backend, exact: Backend, graph: bool = False
+    ) -> None:
+        self.classifier, self.search, self.exact = classifier, search, exact
+        self.graphs = Graphs() if graph else None
         self.evaluations = 0
         parameter = next((p for p in classifier.parameters() if p.is_floating_point()), None)
         self._dtype = None if parameter is None else parameter.dtype
@@ -80,7 +88,7 @@ class Oracle:
         if head.vectors is not None:
             return head.vectors.shape[0]
         with torch.no_grad():
-            return head.num_classes(self._pre_activation(x[:1]).shape[1])
+            return head.num_classes(self._pre_activation(x[:1], self.exact).shape[1])
 
     @property
     def head(self) -> Head:
@@ -99,20 +107,27 @@ class Oracle:
             sign: (N,) factor of the loss: 1 to climb away from y, -1 to climb towards it.
             label: (N, d) label vectors, where the loss is one on units.
         """
-        return _join([self._gradient(loss, *rows) for rows in _chunks(x, y, sign, label)])
+        chunks = self._chunks(x, y, sign, label)
+        if self.graphs is None or not isinstance(loss, str):
+            return _join([self._gradient(loss, *rows) for rows in chunks])
+        ask = partial(self._gradient, loss)
+        before = self.evaluations  # a replay does not count by itself
+        parts = [self.graphs.ask(ask, loss, *rows) for rows in chunks]
+        self.evaluations = before + (2 if self.search is self.exact else 3) * len(x)
+        return _join(parts)
 
     def score(
         self, x: Tensor, y: Tensor, loss: Loss, sign: Tensor, label: Tensor | None = None
     ) -> Answer:
         """Like :meth:`gradient` without the gradient: one forward of every row."""
-        return _join([self._score(loss, *rows) for rows in _chunks(x, y, sign, label)])
+        return _join([self._score(loss, *rows) for rows in self._chunks(x, y, sign, label)])
 
     def decide(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return z (N, d), the decision (N,) and whether it is valid (N,): one forward of a row."""
         parts = []
         with torch.no_grad():
-            for (rows,) in _chunks(x):
-                z = self._pre_activation(rows)
+            for (rows,) in _chunks(self.exact.rows(x), x):
+                z = self._pre_activation(rows, self.exact)
                 parts.append((z, self.head.decide(z), ~z.isnan().any(1)))
         z, decision, valid = map(torch.cat, zip(*parts, strict=True))
         return z, decision, valid
@@ -125,7 +140,7 @@ class Oracle:
             count: number m of outputs to look at, the highest included; at most all are.
             view: ``"class"`` or ``"units"``, see :func:`fastrobust.objectives.leading`.
         """
-        parts = [self._leaders(rows, count, view) for (rows,) in _chunks(x)]
+        parts = [self._leaders(rows, count, view) for (rows,) in self._chunks(x)]
         return parts[0] if len(parts) == 1 else Leaders(*map(torch.cat, zip(*parts, strict=True)))
 
     def _leaders(self, x: Tensor, count: int, view: str) -> Leaders:
@@ -143,6 +158,7 @@ class Oracle:
     ) -> Answer:
         x, z = self._forward(x)
         value, cotangent, decision = judge(self.head, z.detach(), y, loss, label)
+        decision = self._confirmed(decision, x.detach(), y, sign)
         grad = self._backward(z, x, cotangent * sign.to(z.dtype)[:, None])
         valid = ~(z.isnan().any(1) | grad.flatten(1).sum(1).isnan())
         return Answer(z.detach(), value * sign.to(z.dtype), grad.contiguous(), decision, valid)
@@ -151,14 +167,15 @@ class Oracle:
         self, loss: Loss, x: Tensor, y: Tensor, sign: Tensor, label: Tensor | None = None
     ) -> Answer:
         with torch.no_grad():
-            z = self._pre_activation(x)
+            z = self._pre_activation(x, self.search)
         value, _, decision = judge(self.head, z, y, loss, label)
+        decision = self._confirmed(decision, x, y, sign)
         return Answer(z, value * sign.to(z.dtype), z[:, :0], decision, ~z.isnan().any(1))
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return x as a leaf, and the pre-activations (N, d) with their graph back to it."""
         x = x.detach().requires_grad_()
-        z = self._pre_activation(x)
+        z = self._pre_activation(x, self.search)
         if not z.requires_grad:
             raise ValueError("the model's output must be differentiable by its input, got no graph")
         return x, z
@@ -174,9 +191,35 @@ class Oracle:
             grad *= unit.to(grad.dtype).view(-1, *[1] * (x.dim() - 1))
         return grad
 
-    def _pre_activation(self, x: Tensor) -> Tensor:
+    def _confirmed(self, decision: Tensor, x: Tensor, y: Tensor, sign: Tensor) -> Tensor:
+        """Return the decision (N,), float32's where it would end a row.
+
+        A search that stops where a less exact network is fooled first has fooled that network
+        alone: on digits it left PGD 0.02 more of the images than float32 did.
+        """
+        if self.search is self.exact:
+            return decision
+        reached = (decision != y) == (sign > 0)
+        if self.graphs is not None:  # nothing may wait for the device
+            return torch.where(reached, self._exact_decision(x), decision)
+        places = reached.nonzero().flatten()
+        if len(places):
+            decision = decision.index_put((places,), self._exact_decision(x[places]))
+        return decision
+
+    def _exact_decision(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.head.decide(self._pre_activation(x, self.exact))
+
+    def _pre_activation(self, x: Tensor, backend: Backend) -> Tensor:
         self.evaluations += len(x)
-        return self.classifier.pre_activation(x if self._dtype is None else x.to(self._dtype))
+        return self.classifier.pre_activation(
+            x if self._dtype is None else x.to(self._dtype), backend
+        )
+
+    def _chunks(self, *tensors: Tensor | None) -> Iterator[tuple[Tensor, ...]]:
+        given = [t for t in tensors if t is not None]
+        return _chunks(self.search.rows(given[0]), *given)
 
 
 @contextmanager
@@ -205,14 +248,17 @@ def oracle(model: Model, device: torch.device) -> Iterator[Oracle]:
         raise RuntimeError(
             f"the model must be on {device} like the images, got {', '.join(map(str, places))}"
         )
+    prepared = classifier if isinstance(classifier, Prepared) else prepare(classifier)
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast(device.type, enabled=False),
         evaluating(classifier),
         _frozen(classifier),
+        prepared.search.opened(),
+        prepared.exact.opened(),
     ):
-        yield Oracle(classifier)
+        yield Oracle(classifier, prepared.search, prepared.exact, prepared.graph)
 
 
 @contextmanager
@@ -233,11 +279,9 @@ def _peak(rows: Tensor) -> Tensor:
     return rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
 
 
-def _chunks(*tensors: Tensor | None) -> Iterator[tuple[Tensor, ...]]:
-    """Cut along the rows; the first tensor holds the images, a last one that is None is left."""
-    given = [t for t in tensors if t is not None]
-    rows = max(1, CHUNK_PIXELS // max(1, given[0][0].numel()))
-    return zip(*(t.split(rows) for t in given), strict=True)
+def _chunks(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut along the rows."""
+    return zip(*(t.split(rows) for t in tensors), strict=True)
 
 
 def _join(parts: list[Answer]) -> Answer:

@@ -12,7 +12,7 @@ from test_attacks_metamorphic import images, same, small_model
 from torch import nn
 
 import fastrobust as fr
-from fastrobust import engine, slots
+from fastrobust import backends, engine, slots
 from fastrobust.attacks import DeepFool, from_repr
 from fastrobust.attacks.targets import goal
 
@@ -164,7 +164,7 @@ def test_order_batch_and_compaction_change_nothing(attack, monkeypatch):
     same(attack.run(model, x[order], y[order]), whole, order)
     for row in range(len(x)):
         same(attack.run(model, x[row : row + 1], y[row : row + 1]), whole, slice(row, row + 1))
-    monkeypatch.setattr(engine, "CHUNK_PIXELS", 5 * 16)
+    monkeypatch.setattr(backends, "CHUNK_PIXELS", 5 * 16)
     same(attack.run(model, x, y), whole)
     monkeypatch.setattr(slots, "_shrunk", lambda size, *_: size)
     same(attack.run(model, x, y), whole)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import fastrobust as fr
-from fastrobust import engine, objectives
+from fastrobust import backends, engine, objectives
 
 
 def network(width=10, dtype=torch.float64):
@@ -86,7 +86,7 @@ def test_the_sign_turns_loss_and_gradient_row_by_row():
 def test_chunks_change_nothing(monkeypatch):
     model, (x, y) = codeword_model(), images(7)
     whole = ask(model, x, y)
-    monkeypatch.setattr(engine, "CHUNK_PIXELS", 3 * 32)
+    monkeypatch.setattr(backends, "CHUNK_PIXELS", 3 * 32)
     for part, all_at_once in zip(ask(model, x, y), whole, strict=True):
         torch.testing.assert_close(part, all_at_once)
     with engine.oracle(model, x.device) as network:

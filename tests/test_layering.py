@@ -1,4 +1,4 @@
-"""The map of the house holds: torch stays in one C++ file, and Python imports go down only."""
+"""The map of the house holds: torch stays in the binding, and Python imports go down only."""
 
 import ast
 import re
@@ -23,7 +23,7 @@ LAYERS = [
     {"train", "recipes", "resume", "data", "checkpoint"},
     {"attacks"},
     {"slots"},
-    {"engine"},
+    {"engine", "prepared", "backends", "fused", "folding", "graphs"},
     {"objectives"},
     {"classifier", "heads", "codebook", "models"},
     {"ops"},
@@ -84,7 +84,7 @@ def test_only_the_binding_includes_torch():
     wrong = [
         path.name
         for path in CSRC.rglob("*.*")
-        if path.stem != "binding" and HEADERS_OF_TORCH.search(path.read_text())
+        if not path.stem.startswith("binding") and HEADERS_OF_TORCH.search(path.read_text())
     ]
     assert not wrong
     assert HEADERS_OF_TORCH.search((CSRC / "binding.h").read_text())

@@ -1,0 +1,197 @@
+"""Ways to run a network so that its gradient by the input comes cheap, behind one call.
+
+An :class:`~fastrobust.engine.Oracle` calls a backend as it would call the network; how the gradient
+goes back is the backend's affair.
+"""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .folding import unsuited
+from .fused import FusedDenseNet
+
+NAMES = "auto", "fused", "autograd", "compile"
+PRECISIONS = "fp32", "tf32", "bf16"
+
+# Pixels per call under autograd where no memory is named: 256 CIFAR-10 images, whose saved
+# activations in a DenseNet-BC 100-12 take 9 GB in float32, and enough of them to fill a GPU.
+CHUNK_PIXELS = 256 * 3 * 32 * 32
+# Bytes that the fused engine keeps of a call: on a CPU more gains nothing, and less little, down to
+# what fits the cache; a GPU wants large batches.
+KEPT = {"cpu": 64 << 20, "cuda": 4 << 30}
+
+
+class Backend:
+    """The network itself, differentiated by autograd.
+
+    Args:
+        net: what maps normalised images (N, ...) to pre-activations (N, d).
+        precision: of its matrix products.
+        memory: bytes that a call may keep for the way back; None for a default.
+        why: in words, why it was chosen.
+
+    Attributes:
+        name: ``"autograd"``, ``"compile"`` or ``"fused"``.
+    """
+
+    name: ClassVar[str] = "autograd"
+
+    def __init__(
+        self, net: nn.Module, precision: str = "fp32", memory: int | None = None, why: str = ""
+    ) -> None:
+        self.precision, self.memory, self.why = precision, memory, why
+        self._net = weakref.ref(net)  # a prepared model keeps it, and may die with it
+        self._per_image: dict[torch.Size, int] = {}
+
+    @property
+    def net(self) -> nn.Module:
+        """The network as it was given."""
+        net = self._net()
+        assert net is not None
+        return net
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map images to pre-activations, with a graph back to the images where they ask for it."""
+        z: Tensor = self.net(x)
+        return z
+
+    def rows(self, x: Tensor) -> int:
+        """Return how many images like those of x (N, ...) go through in one call."""
+        if self.memory is None:
+            return max(1, CHUNK_PIXELS // max(1, x[0].numel()))
+        size = x.shape[1:]
+        if size not in self._per_image:
+            self._per_image[size] = _kept(self, x[:1])
+        return max(1, self.memory // max(1, self._per_image[size]))
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """While it is open the weights do not change, and its precision holds."""
+        with (
+            _tensor_cores(self.precision == "tf32") if torch.cuda.is_available() else nullcontext()
+        ):
+            yield
+
+
+class Compiled(Backend):
+    """The network through ``torch.compile``: the first call for a batch shape takes a minute."""
+
+    name = "compile"
+
+    def __init__(self, net: nn.Module, *rest: Any) -> None:
+        super().__init__(net, *rest)
+        self._compiled = torch.compile(net)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map images to pre-activations."""
+        z: Tensor = self._compiled(x)
+        return z
+
+
+class Fused(Backend):
+    """The fused engine, for DenseNets."""
+
+    name = "fused"
+
+    def __init__(self, net: nn.Module, *rest: Any) -> None:
+        super().__init__(net, *rest)
+        self._engine = FusedDenseNet(net, self.precision)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map images to pre-activations."""
+        z: Tensor = self._engine(x)
+        return z
+
+    def rows(self, x: Tensor) -> int:
+        """Return how many images go through in one call."""
+        return self._engine.rows(x, KEPT[x.device.type] if self.memory is None else self.memory)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Notice weights that have changed; they do not change while it is open."""
+        self._engine.refresh()
+        yield
+
+
+def choose(
+    net: nn.Module, name: str = "auto", precision: str = "fp32", memory: int | None = None
+) -> Backend:
+    """Return the backend that suits a network; but for "compile", the same one for the same wish.
+
+    Args:
+        net: what is to be run.
+        name: ``"auto"`` for the fused engine where it suits, else autograd; or one by name. On a
+            GPU, where the engine compiles but has not been run yet, "auto" takes it for bf16 only.
+        precision: ``"fp32"``, ``"tf32"`` (NVIDIA's 19 bits, on a GPU) or ``"bf16"``.
+        memory: bytes that a call may keep for the way back, or None for a default.
+
+    Raises:
+        ValueError: a word is unknown, `memory` is not positive, or `net` does not suit.
+    """
+    for what, wish, words in (("backend", name, NAMES), ("precision", precision, PRECISIONS)):
+        if wish not in words:
+            raise ValueError(f"{what} must be {' | '.join(words)}, got {wish!r}")
+    if memory is not None and memory <= 0:
+        raise ValueError(f"memory must be a positive number of bytes, got {memory}")
+    reason = unsuited(net, precision)
+    if name == "fused" and reason:
+        raise ValueError(f"the fused engine must have a network that suits it, got {reason}")
+    device = next((p.device.type for p in net.parameters()), "cpu")
+    if name == "auto" and device == "cuda" and precision != "bf16" and reason is None:
+        reason = 'on a GPU, where it must be asked for: backend="fused"'
+    fused = name in ("auto", "fused") and reason is None
+    if precision == "bf16" and not fused:
+        # Logits in bfloat16 make a model look more robust than it is.
+        raise ValueError(
+            "bf16 must have the fused engine, which keeps the last layer in float32, got "
+            + (reason or f"backend {name!r}")
+        )
+    if precision == "tf32" and device != "cuda":
+        raise ValueError("tf32 must have a network on a GPU, got one on the CPU")
+    if name == "compile":  # holds the network, and would keep it alive from here
+        return Compiled(net, precision, memory, "asked for")
+    kind = Fused if fused else Backend
+    known = _CHOSEN.setdefault(net, {})
+    key = kind.name, precision, memory, name
+    if key not in known:
+        why = "a DenseNet of fastrobust.models" if fused else f"not the fused engine: {reason}"
+        known[key] = kind(net, precision, memory, why if name == "auto" else "asked for")
+    return known[key]
+
+
+_CHOSEN: weakref.WeakKeyDictionary[nn.Module, dict[Any, Backend]] = weakref.WeakKeyDictionary()
+
+
+def _kept(backend: Backend, x: Tensor) -> int:
+    """Bytes that autograd keeps for the way back of the images x, the weights apart."""
+    weights = {p.untyped_storage().data_ptr() for p in backend.net.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        z = backend(x.detach().requires_grad_())
+    return sum(kept.values()) + z.nbytes
+
+
+@contextmanager
+def _tensor_cores(allowed: bool) -> Iterator[None]:
+    """Whether float32 products on a GPU may round their operands to TF32."""
+    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    before = [place.allow_tf32 for place in places]
+    for place in places:
+        place.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        for place, flag in zip(places, before, strict=True):
+            place.allow_tf32 = flag
