@@ -20,6 +20,7 @@ from .options import (
     Limit,
     Net,
     Out,
+    Precision,
     Preset,
     Seed,
     Tables,
@@ -190,6 +191,7 @@ def attack(
         bool, typer.Option("--targeted", help="Reach a random other class, not just leave one.")
     ] = False,
     device: Device = "cpu",
+    precision: Precision = "fp32",
     threads: Threads = None,
     seed: Seed = 0,
     data_root: DataRoot = None,
@@ -203,7 +205,8 @@ def attack(
     _use_threads(threads, small=data_set == "digits" and device == "cpu")
     found = inspection.attack_once(
         model, attack, data_set,
-        limit=limit, targeted=targeted, device=device, seed=seed, data_root=data_root, save=save,
+        limit=limit, targeted=targeted, device=device, precision=precision, seed=seed,
+        data_root=data_root, save=save,
     )  # fmt: skip
     if as_json:
         terminal.show_json(found)
@@ -217,11 +220,30 @@ def info(
     what: Annotated[
         str | None, typer.Argument(help="A checkpoint or a run folder; this build by default.")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="How a checkpoint, or what package.module:callable makes, is attacked: "
+            "by which engine, why, and how many gradients a second."
+        ),
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Its images, if no data set tells.", metavar="3x32x32")
+    ] = None,
+    device: Device = "cpu",
+    precision: Precision = "fp32",
+    threads: Threads = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what this build, a checkpoint or a run folder is."""
-    facts = inspection.facts(what)
+    """Say what this build, a checkpoint or a run folder is, or how fast a model is attacked."""
+    if model is not None and what is not None:
+        raise ValueError(f"info must be asked about one thing, got {what} and --model {model}")
+    if model is not None:
+        _use_threads(threads, small=False)
+        facts = inspection.speed(model, image=image, device=device, precision=precision)
+    else:
+        facts = inspection.facts(what)
     if as_json:
         terminal.show_json(facts)
         return

@@ -3,15 +3,17 @@
 import importlib
 import os
 import platform
+import re
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from torch import nn
 
-from . import attacks, checkpoint, data, results
+from . import attacks, checkpoint, data, engine, results
 from .build import build_info
 from .classifier import Classifier, as_classifier
 from .store import save_npz
@@ -76,6 +78,58 @@ def load_model(name: str, device: str) -> Classifier:
     return as_classifier(made.to(device))
 
 
+def speed(
+    model: str, *, image: str | None, device: str, precision: str, batch: int = 64
+) -> dict[str, Any]:
+    """Say by which way a classifier is attacked, why, and how fast its gradients come.
+
+    A gradient is one forward and one backward to the input of random images, loss and decision
+    included; autograd's own are taken in turn with them.
+
+    Args:
+        model: A checkpoint, or ``package.module:callable``.
+        image: Shape such as "3x32x32"; by default that of the data set that a checkpoint names.
+        device: Where to compute.
+        precision: Of the network, see :func:`fastrobust.engine.prepare`.
+        batch: Images at once.
+
+    Raises:
+        ValueError: `image` is no shape, or is missing where nothing else tells it.
+    """
+    classifier = load_model(model, device)
+    known = checkpoint.read_facts(model) if os.path.exists(model) else {}
+    text = image or _IMAGES.get(known.get("data_set", ""), "none")
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", text):
+        raise ValueError(f"--image must be a shape such as 3x32x32, got {text}")
+    x = torch.rand(batch, *map(int, text.split("x")), device=device)
+    y, ones = torch.zeros(batch, dtype=torch.int64, device=device), torch.ones(batch, device=device)
+    prepared = engine.prepare(classifier, precision)
+    ways = {"own": prepared, "autograd": engine.prepare(classifier, backend="autograd")}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(7):
+        for way, each in ways.items():
+            with engine.oracle(each, x.device) as network:
+                start = time.perf_counter()
+                network.gradient(x, y, "ce", ones).grad.sum().item()
+                seconds[way].append(time.perf_counter() - start)
+    own, plain = (batch / median(seconds[way][1:]) for way in ways)
+    return {
+        "engine": prepared.search.name,
+        "precision": precision,
+        "why": prepared.search.why,
+        "image": text,
+        "batch": batch,
+        "threads": torch.get_num_threads(),
+        "images_per_second": round(own, 1),
+        "autograd_images_per_second": round(plain, 1),
+    }
+
+
+_IMAGES = {
+    "digits": "1x8x8", "mnist": "1x28x28", "fashion_mnist": "1x28x28", "cifar10": "3x32x32",
+}  # fmt: skip
+
+
 def attack_once(
     model: str,
     attack: str,
@@ -84,6 +138,7 @@ def attack_once(
     limit: int | None,
     targeted: bool,
     device: str,
+    precision: str,
     seed: int,
     data_root: Path | None,
     save: Path | None,
@@ -94,10 +149,11 @@ def attack_once(
     column of the result as arrays.
 
     Raises:
-        ValueError: `attack` is no attack's repr, or a number is out of range.
+        ValueError: `attack` is no attack's repr, a number is out of range, or the precision does
+            not suit the model.
     """
     rule = attacks.from_repr(attack)
-    classifier = load_model(model, device)
+    classifier = engine.prepare(load_model(model, device), precision)
     test = data.load(data_set, data_root, splits=("test",))
     x, y = test.x_test[:limit].to(device), test.y_test[:limit].to(device)
     goal = {"y": y}

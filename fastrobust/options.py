@@ -38,6 +38,14 @@ Net = Annotated[
                  "digits and 40-12 for the others."),
 ]  # fmt: skip
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="Of the network while an attack searches: fp32, tf32 (on a GPU) or bf16 (the fused "
+        "engine); decisions are made in fp32.",
+        metavar="NAME",
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(
