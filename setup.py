@@ -54,7 +54,7 @@ extension = (CUDAExtension if cuda else CppExtension)(
     name="fastrobust._C",
     sources=[
         "csrc/binding.cpp",
-        "csrc/densenet.cpp",
+        "csrc/densenet_cpu.cpp",
         *(sorted(f for f in files if f.endswith(".cu")) if cuda else []),
     ],
     depends=files,

@@ -1,4 +1,4 @@
-// The CPU engine for one instruction set: included by densenet.cpp once in the namespace of each,
+// The CPU engine for one instruction set: included by densenet_cpu.cpp once in the namespace of each,
 // whose Lanes it uses.
 //
 // A thread takes a group of images through the whole network, so that what it works on stays in
