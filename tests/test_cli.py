@@ -80,6 +80,9 @@ def test_show_plan(command):
     assert {cell["table"] for cell in found["cells"]} == {4, 5}
 
 
+NET_40 = "fastrobust.models:densenet"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -99,6 +102,12 @@ def test_show_plan(command):
         (["attack", "nowhere_at_all:net", "BIM(eps=0.1)"], "nowhere_at_all"),
         (["attack", "builtins:dict", "BIM(eps=0.1)"], "must give a torch.nn.Module, got dict"),
         (["info", "/nowhere"], "/nowhere"),
+        (["info", "--model", "/nowhere"], "/nowhere must be a checkpoint, got no such file"),
+        (["info", "runs", "--model", "x"], "about one thing, got runs and --model x"),
+        (["info", "--model", NET_40], "--image must be a shape such as 3x32x32, got none"),
+        (["info", "--model", NET_40, "--image", "32"], "such as 3x32x32, got 32"),
+        (["info", "--model", NET_40, "--image", "3x8x8", "--precision", "tf32"], "on a GPU"),
+        (["attack", NET_40, "FGSM(eps=0.1)", "--precision", "fp8"], "fp32 | tf32 | bf16, got"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_2(command, words, message):
@@ -151,6 +160,21 @@ def test_info_of_this_build_and_of_a_checkpoint(command, run):
     assert code == 0 and json.loads(shown)["version"] == __version__
     code, shown, _ = command("info", trained.checkpoint_path(out, "O:SOFTMAX:CE"), "--json")
     assert code == 0 and json.loads(shown)["seed"] == 0
+
+
+def test_info_of_how_a_model_is_attacked(command, run, tmp_path, monkeypatch):
+    plan, out, _ = run
+    checkpoint = trained.checkpoint_path(out, "O:SOFTMAX:CE")
+    code, shown, err = command("info", "--model", checkpoint, "--image", "1x8x8", "--json")
+    found = json.loads(shown)
+    assert code == 0 and (found["engine"], found["precision"]) == ("fused", "fp32"), err
+    assert found["why"] == "a DenseNet of fastrobust.models"
+    assert found["images_per_second"] > 0 and found["autograd_images_per_second"] > 0
+    (tmp_path / "my_net.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_net", raising=False)
+    code, shown, _ = command("info", "--model", "my_net:make", "--image", "1x8x8")
+    assert code == 0 and "autograd" in shown and "a Sequential, not a DenseNet" in shown
 
 
 def test_paper_trains_sweeps_and_reports_then_reuses(command, tmp_path, monkeypatch):
