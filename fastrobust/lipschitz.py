@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .chains import Dense, Link, Size, read
+from .chains import Dense, Link, Size
+from .readers import read
 from .sensitivity import Images, Inequality, inequalities, look
 
 if TYPE_CHECKING:

@@ -70,13 +70,11 @@ def look(model: nn.Module, x: Tensor, y: Tensor | None, log_bound: float) -> Ima
     Two scores move apart by sqrt(2) L |delta| at most, so that no |delta| below
     margin / (sqrt(2) L) changes the decision.
     """
-    exact = copy.deepcopy(model).double()
     checks.images(x)
-    x = x.detach().double()
-    with evaluating(exact):
-        stretch = jacobian_norms(exact, x)
-        with torch.no_grad():
-            scores = exact(x)
+    with evaluating(model), torch.no_grad():
+        scores = copy.deepcopy(model).double()(x.double())
+    with evaluating(model):
+        stretch = jacobian_norms(model, x)
     if y is not None:
         y = checks.labels(y, len(x), scores.shape[1], x.device)
     own = scores.argmax(1) if y is None else y
@@ -88,26 +86,40 @@ def look(model: nn.Module, x: Tensor, y: Tensor | None, log_bound: float) -> Ima
 
 
 def jacobian_norms(model: nn.Module, x: Tensor, steps: int = STEPS) -> Tensor:
-    """Return the Jacobian's largest singular value at each image, from below: (N,).
+    """Return the Jacobian's largest singular value at each image, from below: (N,) float64.
 
-    Power iteration on J^T J. The rows of a batch do not mix in eval mode, so they all go at once,
-    on one graph: J^T u is linear in u, and its derivative in u along v is J v.
+    The search runs in the model's own precision, what it finds is measured in float64. `model` is
+    in eval mode, so that the rows of a batch do not mix: they all go at once.
     """
     if not len(x):
-        return x.new_zeros(0)
+        return x.new_zeros(0, dtype=torch.float64)
+    with torch.no_grad():
+        scores = model(x)
+    start = torch.randn(scores.shape, generator=torch.Generator().manual_seed(0))
+    _, moved = _power_iteration(model, x, start.to(scores), steps)
+    exact = copy.deepcopy(model).double()
+    found, _ = _power_iteration(exact, x.double(), moved.double(), 2)
+    return found
+
+
+def _power_iteration(
+    model: nn.Module, x: Tensor, moved: Tensor, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Return |J v| (N,) and J v (N, K) of the last v, by power iteration on J^T J from J v.
+
+    All on one graph: J^T u is linear in u, and its derivative in u along v is J v.
+    """
     leaf = x.detach().clone().requires_grad_()
     scores = model(leaf)
     dummy = torch.zeros_like(scores, requires_grad=True)
     (pulled,) = torch.autograd.grad(scores, leaf, dummy, create_graph=True)
-    start = torch.randn(scores.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
-    moved, found = start.to(x.device), x.new_zeros(len(x))
     for _ in range(steps):
         (direction,) = torch.autograd.grad(scores, leaf, moved, retain_graph=True)
-        lengths = direction.flatten(1).norm(dim=1).clamp_min(1e-300)
+        tiny = torch.finfo(direction.dtype).tiny
+        lengths = direction.flatten(1).norm(dim=1).clamp_min(tiny)
         direction = direction / lengths.reshape(-1, *(1,) * (x.dim() - 1))
         (moved,) = torch.autograd.grad(pulled, dummy, direction, retain_graph=True)
-        found = torch.maximum(found, moved.norm(dim=1))
-    return found
+    return moved.norm(dim=1), moved
 
 
 def inequalities(
