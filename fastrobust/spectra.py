@@ -147,9 +147,9 @@ def layer_table(name: str, report: LipschitzReport) -> TextTable:
     return TextTable(
         f"Lipschitz constants of the layers of {name}",
         "Norm: as in Figure 4, with circular padding. Log chain: logarithm of the paper's "
-        "Lambda^l, the product of the norms up to here. Folded: with what scales its input, a batch "
-        "norm or 1 / std of the images, multiplied in. Scale-free: from one normalised signal to the next. Bound: folded, for "
-        "zero padding.",
+        "Lambda^l, the product of the norms up to here. Folded: with what scales its input, a "
+        "batch norm or 1 / std of the images, multiplied in. Scale-free: from one normalised "
+        "signal to the next. Bound: folded, for zero padding.",
         ("layer", "kind", "norm", "log chain", "folded", "scale-free", "bound"),
         tuple(rows),
     )
