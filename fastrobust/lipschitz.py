@@ -146,6 +146,7 @@ def lipschitz(
     for item in chain:
         log = 0.0
         for link in item.links if isinstance(item, Dense) else [item]:
+            _check(link)
             if link.weight is not None and link.part == "net":
                 log_chain += _log(_raw(link))
             layers.append(_layer(link, log_chain))
@@ -159,13 +160,17 @@ def lipschitz(
     return LipschitzReport(tuple(layers), size, log_bound, net + logs["units"], net, images, sides)
 
 
+def _check(link: Link) -> None:
+    known = torch.tensor(link.norm, dtype=torch.float64) if link.weight is None else link.weight
+    if not torch.isfinite(known).all():
+        raise ValueError(f"{link.name} must have finite weights, got NaN or inf")
+
+
 def _layer(link: Link, log_chain: float) -> Layer:
     if link.weight is None:
         assert link.norm is not None
         rest = 1.0 if link.folded else link.norm
         return Layer(link.name, link.kind, link.part, link.norm, None, rest, None, rest)
-    if not torch.isfinite(link.weight).all():
-        raise ValueError(f"{link.name} must have finite weights, got NaN or inf")
     free = _scaled(link.weight, link.gain, None if link.spread is None else 1 / link.spread)
     folded = _scaled(link.weight, link.scale, None)
     grid, stride = _circle(link)
@@ -229,12 +234,17 @@ def _norm(weight: Tensor, grid: Size, stride: Size, link: Link) -> float:
     if weight.dim() == 2:
         return float(torch.linalg.matrix_norm(weight, 2))
     (high, wide), dilation, groups = grid, link.dilation, link.groups
+
+    def places(count: int, kernel: int) -> Tensor:
+        frequency = torch.arange(count, dtype=torch.float64)
+        return frequency[:, None] * torch.arange(kernel, dtype=torch.float64)
+
     taps = [
-        torch.exp(-2j * math.pi / n * d * torch.arange(n)[:, None] * torch.arange(k)[None])
+        torch.polar(torch.ones(1, dtype=torch.float64), -2 * math.pi / n * d * places(n, k))
         for n, d, k in zip((high, wide), dilation, weight.shape[2:], strict=True)
     ]
     blocks = weight.reshape(groups, -1, *weight.shape[1:]).to(torch.complex128)
-    found = torch.einsum("goikl,uk,vl->uvgoi", blocks, *(t.to(torch.complex128) for t in taps))
+    found = torch.einsum("goikl,uk,vl->uvgoi", blocks, *taps)
     down, across = stride
     # Frequencies that a stride makes one: Sedghi et al., arXiv 1805.10408, for stride 1.
     found = found.reshape(down, high // down, across, wide // across, *found.shape[2:])
