@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from . import spectral
 from .chains import Dense, Link, Size
 from .readers import read
 from .sensitivity import Images, Inequality, inequalities, look
@@ -233,23 +234,9 @@ def _norm(weight: Tensor, grid: Size, stride: Size, link: Link) -> float:
     """Return the largest singular value of a linear layer, or of a circular convolution."""
     if weight.dim() == 2:
         return float(torch.linalg.matrix_norm(weight, 2))
-    (high, wide), dilation, groups = grid, link.dilation, link.groups
-
-    def places(count: int, kernel: int) -> Tensor:
-        frequency = torch.arange(count, dtype=torch.float64)
-        return frequency[:, None] * torch.arange(kernel, dtype=torch.float64)
-
-    taps = [
-        torch.polar(torch.ones(1, dtype=torch.float64), -2 * math.pi / n * d * places(n, k))
-        for n, d, k in zip((high, wide), dilation, weight.shape[2:], strict=True)
-    ]
-    blocks = weight.reshape(groups, -1, *weight.shape[1:]).to(torch.complex128)
-    found = torch.einsum("goikl,uk,vl->uvgoi", blocks, *taps)
-    down, across = stride
-    # Frequencies that a stride makes one: Sedghi et al., arXiv 1805.10408, for stride 1.
-    found = found.reshape(down, high // down, across, wide // across, *found.shape[2:])
-    found = found.permute(1, 3, 4, 5, 0, 2, 6).flatten(4)
-    return float(torch.linalg.matrix_norm(found, 2).max()) / math.sqrt(down * across)
+    found = spectral.conv_norm(weight, grid, stride, link.dilation, link.groups)
+    assert isinstance(found, Tensor)
+    return float(found)
 
 
 def _log(value: float) -> float:

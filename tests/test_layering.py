@@ -21,7 +21,8 @@ LAYERS = [
     {"sweep", "trained", "store", "plans", "presets", "columns", "paper", "probing"}
     | {"measure", "jobs", "subject", "flows", "searches", "tally", "tasks", "worker"},
     {"train", "recipes", "resume", "data", "checkpoint"},
-    {"attacks", "lipschitz", "sensitivity", "chains", "readers"},
+    {"attacks", "spectral", "lipschitz", "sensitivity", "chains", "readers"},
+    {"lanczos", "torus"},
     {"slots"},
     {"engine", "prepared", "backends", "fused", "folding", "graphs"},
     {"objectives"},
