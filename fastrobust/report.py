@@ -48,6 +48,7 @@ def write(out_dir: str | os.PathLike[str]) -> Written:
 
     Raises:
         StoreError: The folder holds no run, or one of its files is damaged or foreign.
+        CheckpointError: A classifier in it is.
     """
     run = results.read(out_dir)
     marked = marks.find(run)
