@@ -71,10 +71,11 @@ def look(model: nn.Module, x: Tensor, y: Tensor | None, log_bound: float) -> Ima
     margin / (sqrt(2) L) changes the decision.
     """
     checks.images(x)
-    with evaluating(model), torch.no_grad():
-        scores = copy.deepcopy(model).double()(x.double())
-    with evaluating(model):
-        stretch = jacobian_norms(model, x)
+    classifier = as_classifier(model)
+    with evaluating(classifier):
+        with torch.no_grad():
+            scores = copy.deepcopy(classifier).double()(x.double())
+        stretch = jacobian_norms(classifier, x)
     if y is not None:
         y = checks.labels(y, len(x), scores.shape[1], x.device)
     own = scores.argmax(1) if y is None else y

@@ -188,7 +188,7 @@ def totals(reports: Reports) -> TextTable:
             f"{report.bound:.3g}",
             f"{report.log_bound:.2f}",
             "-" if report.lower_bound is None else f"{report.lower_bound:.3g}",
-            "-" if radius is None else f"{float(radius.median()):.3g}",
+            "-" if radius is None or not len(radius) else f"{float(radius.median()):.3g}",
         ))  # fmt: skip
     return TextTable(
         "Lipschitz bounds of the class scores",

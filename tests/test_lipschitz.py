@@ -390,11 +390,18 @@ def test_bad_images_and_weights():
         lipschitz(net, 3, x)
     with pytest.raises(ValueError, match="eps must come with images and labels"):
         lipschitz(net, 2, x, eps=[0.1])
+    with pytest.raises(ValueError, match=r"net must return a tensor of shape \(2, d\)"):
+        lipschitz(nn.Conv2d(1, 1, 1), 2, x)
     with pytest.raises(ValueError, match="y must lie in"):
         lipschitz(net, 2, x, torch.tensor([0, 2]))
     net[1].weight.data[0, 0] = math.nan
     with pytest.raises(ValueError, match="1 must have finite weights"):
         lipschitz(net, 2)
+
+
+def test_no_images_tell_nothing():
+    report = lipschitz(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), 2, torch.zeros(0, 1, 2, 2))
+    assert report.lower_bound is None and len(report.images.radius) == 0
 
 
 def test_the_model_is_left_as_it_was():
