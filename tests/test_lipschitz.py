@@ -204,6 +204,23 @@ def test_folding_in_closed_form():
     assert norm_out.bound == pytest.approx(0.25)  # nothing takes it over
 
 
+def test_a_norm_before_flattening_scales_every_pixel_of_its_channel():
+    net = nn.Sequential(nn.BatchNorm2d(2, eps=0), nn.Flatten(), nn.Linear(8, 1, bias=False)).eval()
+    net[0].running_var = torch.tensor([1.0, 1 / 16])
+    net[2].weight.data = torch.tensor([[2.0, 2, 2, 2, 1, 1, 1, 1]])
+    assert lipschitz(net, 2).bound == pytest.approx(math.sqrt(4 * 2**2 + 4 * 4**2))
+
+
+def test_a_last_norm_counts_before_the_head():
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4, eps=0)).eval()
+    net[1].running_var.fill_(0.25)
+    model = fr.Classifier(net, fr.heads.Codeword(fr.Codebook.random(3, 4, "key")))
+    report = lipschitz(model, 2)
+    assert math.exp(report.log_bound_net) == pytest.approx(2)
+    assert math.exp(report.log_bound_units) == pytest.approx(2)
+    assert report.bound == pytest.approx(2 * norm(model.head.vectors.double()) * 12 / 4)
+
+
 @pytest.mark.parametrize("factor", [7.0, 1 / 7])
 def test_a_scale_that_the_next_norm_undoes_changes_raw_norms_only(factor):
     net = random_net(layers=(2, 1), growth=4, num_outputs=3)
