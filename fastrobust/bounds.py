@@ -9,6 +9,7 @@ from typing import Any
 
 from . import checkpoint, data, files, inspection, spectra
 from .lipschitz import LipschitzReport, lipschitz
+from .store import RunFolder
 
 
 def find(
@@ -26,7 +27,8 @@ def find(
     Args:
         places: Checkpoints, names such as ``package.module:callable``, and run folders, which
             stand for all classifiers in them.
-        image: Shape such as "3x32x32"; by default that of the data set that a checkpoint names.
+        image: Shape such as "3x32x32"; by default that of the images that a run folder holds, or
+            of the data set that a checkpoint names.
         data_set: Its first `limit` test images give the lower bound and the certified radii.
         limit: How many.
         eps: L2 radii for both sides of the paper's inequality.
@@ -45,10 +47,12 @@ def find(
         x, y = test.x_test[:limit].to(device), test.y_test[:limit].to(device)
         image = image or "x".join(map(str, x.shape[1:]))
     found: dict[str, LipschitzReport] = {}
-    for place in (one for name in places for one in _expanded(name)):
-        _, high, wide = inspection.image_shape(image, place)
-        model = inspection.load_model(place, device)
-        found[_name(place, found)] = lipschitz(model, (high, wide), x, y, eps=eps)
+    for name in places:
+        shape = image or _stored_shape(name)
+        for place in _expanded(name):
+            _, high, wide = inspection.image_shape(shape, place)
+            model = inspection.load_model(place, device)
+            found[_name(place, found)] = lipschitz(model, (high, wide), x, y, eps=eps)
     return spectra.in_order(found)
 
 
@@ -81,6 +85,15 @@ def _expanded(name: str) -> list[str]:
     if found := sorted(map(str, (Path(name) / "models").glob("*.safetensors"))):
         return found
     raise FileNotFoundError(f"{name} must be a run folder with checkpoints in models/, got none")
+
+
+def _stored_shape(name: str) -> str | None:
+    """Return the shape of the images that a run folder holds, None without any."""
+    stored = sorted((Path(name) / "images").glob("*.npz"))
+    if not stored:
+        return None
+    images = RunFolder(name).read_images(stored[0].stem)["adversarial"]
+    return "x".join(map(str, images.shape[1:]))
 
 
 def _name(place: str, taken: dict[str, LipschitzReport]) -> str:

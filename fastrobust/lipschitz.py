@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from . import spectral
+from . import checks, spectral
 from .chains import Dense, Link, Size
 from .readers import read
 from .sensitivity import Images, Inequality, inequalities, look
@@ -30,6 +30,7 @@ class Layer:
         part: ``"net"``; ``"scores"`` or ``"units"`` for what a head adds on the way to its class
             scores or to its output units.
         raw: Its own norm, a convolution's with circular padding: what the paper's Figure 4 shows.
+            An input that a stride does not divide is enlarged for it.
         log_chain: Logarithm of the paper's Lambda^l = |theta^l| Lambda^(l-1) over the raw norms of
             convolutions and linear layers. It is no bound of a DenseNet, whose layers pass their
             input on, and leaves batch norms out.
@@ -136,10 +137,12 @@ def lipschitz(
         4.0
     """
     size = _size(input_size)
-    if x is not None and tuple(x.shape[-2:]) != size:
+    if x is not None and tuple(checks.images(x).shape[-2:]) != size:
         raise ValueError(f"x must hold images of {size[0]}x{size[1]}, got {tuple(x.shape)}")
     if eps and (x is None or y is None):
         raise ValueError("eps must come with images and labels, got none")
+    if not all(0 <= radius < math.inf for radius in eps):
+        raise ValueError(f"eps must be finite and >= 0, got {list(eps)}")
     chain = read(model, size)
     layers: list[Layer] = []
     logs = {"net": 0.0, "scores": 0.0, "units": 0.0}

@@ -70,7 +70,6 @@ def look(model: nn.Module, x: Tensor, y: Tensor | None, log_bound: float) -> Ima
     Two scores move apart by sqrt(2) L |delta| at most, so that no |delta| below
     margin / (sqrt(2) L) changes the decision.
     """
-    checks.images(x)
     classifier = as_classifier(model)
     with evaluating(classifier):
         with torch.no_grad():

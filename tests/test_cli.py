@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_run import data_set, prepare
 
-from fastrobust import __version__, cli, spectra, trained
+from fastrobust import __version__, cli, spectra, sweep, trained
 from fastrobust.plans import Cell
 
 
@@ -197,6 +197,8 @@ def test_lipschitz_of_a_run_folder(command, run):
     assert "blocks.0.0.grow.conv" in shown and "Lipschitz bounds of the class scores" in shown
     assert spectra.CAVEAT in shown and str(out / "lipschitz.svg") in shown
     assert (out / "lipschitz.svg").read_text().startswith("<svg")
+    sweep.run(plan, out)  # whose images say how large they are
+    assert command("lipschitz", out)[1] == shown
     code, shown, err = command(
         *words, "--data-set", plan.data_set, "--limit", 4, "--eps", "0.1,1", "--json"
     )

@@ -409,11 +409,30 @@ def test_bad_images_and_weights():
         lipschitz(net, 2, x, eps=[0.1])
     with pytest.raises(ValueError, match=r"net must return a tensor of shape \(2, d\)"):
         lipschitz(nn.Conv2d(1, 1, 1), 2, x)
+    with pytest.raises(ValueError, match=r"eps must be finite and >= 0, got \[-1\]"):
+        lipschitz(net, 2, x, torch.tensor([0, 1]), eps=[-1])
+    with pytest.raises(TypeError, match="x must be a torch.Tensor, got ndarray"):
+        lipschitz(net, 2, x.numpy())
     with pytest.raises(ValueError, match="y must lie in"):
         lipschitz(net, 2, x, torch.tensor([0, 2]))
     net[1].weight.data[0, 0] = math.nan
     with pytest.raises(ValueError, match="1 must have finite weights"):
         lipschitz(net, 2)
+
+
+def test_wherever_the_model_is(device):
+    model = fr.Classifier(
+        random_net(layers=(1, 1), growth=4, num_outputs=12),
+        fr.heads.Codeword(fr.Codebook.random(3, 12, "key")),
+        (0.5, 0.25),
+    )
+    x, y = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2])
+    here = lipschitz(model, 8, x, y, eps=[0.1])
+    there = lipschitz(model.to(device), 8, x.to(device), y.to(device), eps=[0.1])
+    assert there.log_bound == pytest.approx(here.log_bound)
+    assert there.lower_bound == pytest.approx(here.lower_bound, rel=1e-3)
+    left, right = (found.inequalities[0].adversarial_loss for found in (here, there))
+    assert left == pytest.approx(right, rel=1e-2)
 
 
 def test_no_images_tell_nothing():
