@@ -316,7 +316,7 @@ def lipschitz(
         terminal.show_json({**bounds.as_json(found), "picture": picture and str(picture)})
         return
     terminal.show(spectra.tables(found))
-    for line in spectra.sentences(found):
+    for line in (spectra.LEGEND, *spectra.sentences(found)):
         print(line)
     if picture is not None:
         print(f"picture  {picture}")

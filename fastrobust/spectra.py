@@ -21,6 +21,12 @@ CAVEAT = (
     "the size of the loss's gradients as of robustness. The scale-free norm goes from one "
     "normalised signal to the next, which such a factor leaves alone."
 )
+LEGEND = (
+    "Norm: as in Figure 4, with circular padding. Log chain: logarithm of the paper's Lambda^l, the "
+    "product of the norms up to here. Folded: with what scales its input, a batch norm or 1 / std "
+    "of the images, multiplied in. Scale-free: from one normalised signal to the next. Bound: "
+    "folded, for zero padding."
+)
 _ALWAYS = ("conv", "linear", "codewords")  # the other layers are named where they count
 _SHOWN = {CE: COLOURS[0], MSE: COLOURS[1], CODED: COLOURS[2]}
 
@@ -146,10 +152,7 @@ def layer_table(name: str, report: LipschitzReport) -> TextTable:
         )  # fmt: skip
     return TextTable(
         f"Lipschitz constants of the layers of {name}",
-        "Norm: as in Figure 4, with circular padding. Log chain: logarithm of the paper's "
-        "Lambda^l, the product of the norms up to here. Folded: with what scales its input, a "
-        "batch norm or 1 / std of the images, multiplied in. Scale-free: from one normalised "
-        "signal to the next. Bound: folded, for zero padding.",
+        LEGEND,
         ("layer", "kind", "norm", "log chain", "folded", "scale-free", "bound"),
         tuple(rows),
     )
@@ -177,28 +180,40 @@ def convolution_table(reports: Reports) -> TextTable:
 
 
 def totals(reports: Reports) -> TextTable:
-    """Return the bounds of whole classifiers, and what images say beside them."""
+    """Return the bounds of whole classifiers, and what images say beside them if there were any."""
+    seen = any(report.lower_bound is not None for report in reports.values())
     rows = []
     for name, report in reports.items():
         norms = [layer.raw for layer in report.convolutions]
-        radius = report.images.radius if report.images else None
-        rows.append((
-            name,
-            f"{max(norms):.3f}" if norms else "-",
-            f"{report.bound:.3g}",
-            f"{report.log_bound:.2f}",
-            "-" if report.lower_bound is None else f"{report.lower_bound:.3g}",
-            "-" if radius is None or not len(radius) else f"{float(radius.median()):.3g}",
-        ))  # fmt: skip
+        row = [name, f"{max(norms):.3f}" if norms else "-"]
+        row += [f"{report.bound:.3g}", f"{report.log_bound:.2f}"]
+        if seen:
+            row += _seen(report)
+        rows.append(tuple(row))
+    caption = (
+        "In the L2 norm, over pixels in [0, 1]. The bound is the product over all layers, a dense "
+        "layer counting sqrt(1 + L^2)."
+    )
+    if seen:
+        caption += (
+            " The largest stretch is that of the Jacobian at the images that were given: no bound "
+            "lies below it. An image keeps its decision within the certified radius, margin / "
+            "(sqrt(2) bound)."
+        )
+    head = ("model", "largest norm", "bound", "log bound")
     return TextTable(
         "Lipschitz bounds of the class scores",
-        "In the L2 norm, over pixels in [0, 1]. The bound is the product over all layers, a dense "
-        "layer counting sqrt(1 + L^2); the largest stretch is that of the Jacobian at the images "
-        "that were given, which no bound can lie below. An image keeps its decision within the "
-        "certified radius, margin / (sqrt(2) bound).",
-        ("model", "largest norm", "bound", "log bound", "largest stretch", "median radius"),
+        caption,
+        (*head, "largest stretch", "median radius") if seen else head,
         tuple(rows),
     )
+
+
+def _seen(report: LipschitzReport) -> list[str]:
+    """Return the largest stretch and the median radius, dashes without images."""
+    if report.images is None or report.lower_bound is None:
+        return ["-", "-"]
+    return [f"{report.lower_bound:.3g}", f"{float(report.images.radius.median()):.3g}"]
 
 
 def inequality_table(reports: Reports) -> TextTable:

@@ -91,6 +91,10 @@ def test_tables_show_what_counts():
     kinds = [row[1] for row in layers.rows]
     assert kinds.count("conv") == len(found.convolutions) and "batch norm" not in kinds
     assert totals.rows[0][2] == f"{found.bound:.3g}" and totals.rows[0][4] != "-"
+    without = spectra.totals({"mine": lipschitz(net, 8)})
+    assert len(without.head) == len(without.rows[0]) == 4 and len(totals.head) == 6
+    both = spectra.totals({"mine": found, "other": lipschitz(net, 8)})
+    assert both.rows[1][4:] == ("-", "-")
     assert inequality.rows[0][:2] == ("mine", "0.1")
     assert len(spectra.tables({"mine": lipschitz(net, 8)})) == 2
     numbers = spectra.convolution_table({"mine": found, "other": net_report()})
