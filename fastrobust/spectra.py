@@ -22,10 +22,10 @@ CAVEAT = (
     "normalised signal to the next, which such a factor leaves alone."
 )
 LEGEND = (
-    "Norm: as in Figure 4, with circular padding. Log chain: logarithm of the paper's Lambda^l, the "
-    "product of the norms up to here. Folded: with what scales its input, a batch norm or 1 / std "
-    "of the images, multiplied in. Scale-free: from one normalised signal to the next. Bound: "
-    "folded, for zero padding."
+    "Norm: as in Figure 4, with circular padding. Log chain: logarithm of the paper's Lambda^l, "
+    "the product of the norms up to here. Folded: with what scales its input, a batch norm or "
+    "1 / std of the images, multiplied in. Scale-free: from one normalised signal to the next. "
+    "Bound: folded, for zero padding."
 )
 _ALWAYS = ("conv", "linear", "codewords")  # the other layers are named where they count
 _SHOWN = {CE: COLOURS[0], MSE: COLOURS[1], CODED: COLOURS[2]}
