@@ -7,7 +7,7 @@ data sets, training, sweeps and reports need the ``paper`` extra and load on fir
 import importlib
 from types import ModuleType
 
-from . import attacks, engine, heads, models, ops
+from . import attacks, engine, heads, models, ops, spectral
 from .build import build_info
 from .classifier import Classifier
 from .codebook import Codebook
@@ -27,6 +27,7 @@ __all__ = [
     "heads",
     "models",
     "ops",
+    "spectral",
 ]
 
 _ON_FIRST_USE = ("checkpoint", "data", "plans", "presets", "report", "sweep", "train")
