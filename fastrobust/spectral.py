@@ -238,3 +238,12 @@ def _largest(each: Torus) -> Tensor:
         u, _, vh = torch.linalg.svd(frozen.matrix(group, frequency), full_matrices=False)
     a = each.matrix(group, frequency)
     return (u[:, 0].conj() @ a @ vh[0].conj()).real
+
+
+def __getattr__(name: str) -> Any:
+    """Show what is made of norms, and imports them from here: ``fr.spectral.lipschitz``."""
+    if name in ("LipschitzReport", "lipschitz"):
+        from . import lipschitz
+
+        return getattr(lipschitz, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
