@@ -49,7 +49,7 @@ app = typer.Typer(
     help="Measure how robust a classifier really is.\n\n"
     "Start with [bold]fastrobust paper[/bold]: it trains the classifiers of Saito and Roy "
     "(2018) on real digits, attacks them, and writes one page that shows the paper's view beside "
-    "the honest one, in about four minutes on two cores.\n\n"
+    "the honest one, in two to four minutes on two cores.\n\n"
     "Exit codes: 0 all done, 1 some cells failed (they are named), 2 wrong use.",
     rich_markup_mode="rich",
 )
