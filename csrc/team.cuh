@@ -16,6 +16,11 @@ struct BlockTeam {
     for (int64_t j = threadIdx.x; j < n; j += kBlock) f(j);
   }
 
+  template <int kLanes, typename F>
+  __device__ void grid(int64_t n, F f) const {
+    for (int64_t j = threadIdx.x; j < n * kLanes; j += kBlock) f(j / kLanes, j % kLanes);
+  }
+
   template <typename T, int kArrays, typename... F>
   __device__ void passes(int64_t n, Ahead<T, kArrays>, F... f) const {
     for (int64_t j = threadIdx.x; j < n; j += kBlock) (f(j), ...);

@@ -1,21 +1,26 @@
 """Singular values and norms of convolutions as linear maps of images."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .lanczos import Norm, zero_padded
-from .torus import Pair, Torus, half_plane, pair, torus
+from .ops.conv_spectrum import WIDEST, conv_spectrum, half_plane
+from .torus import Pair, Torus, pair, torus
 
 __all__ = ["Spectra", "conv_norm", "conv_singular_values", "conv_spectra"]
 
 # A Gram matrix squares the condition: an error e of its eigenvalues, relative to the largest, is
-# one of e / (2 s) in a singular value that is s times the largest. With e about 1e-15 in float64
-# that is below 1e-9 where s > 1e-6; in float32 below 1e-5 where s > 1 / 30. A convolution with
-# smaller values is left to an SVD.
+# one of e / (2 s) in a singular value that is s times the largest. In float32, where e is some
+# 5e-7, that is below 1e-5 of the largest if s > 1 / 30; other convolutions are done again in
+# float64, which gives even a 0 to 1e-7 of the largest. In float64 itself a convolution with values
+# smaller than 1e-6 times the largest is left to an SVD.
 _LEAST = {torch.float32: 1 / 30, torch.float64: 1e-6}
+_MOST_TAPS = 64  # of the kernel, whose work grows with their square
 
 
 class Spectra(NamedTuple):
@@ -23,7 +28,10 @@ class Spectra(NamedTuple):
 
     Attributes:
         values: a 1-D tensor for each convolution, descending.
-        methods: of each convolution "gram" or "svd".
+        methods: of each convolution "one svd" (of a single tap, as 1x1 kernels have), "jacobi"
+            (Gram matrices by the kernel, for up to 32 channels on the smaller side), "gram" (by
+            torch), either "in float64" where float32 would lose the smallest values, or "svd" where
+            float64 would.
     """
 
     values: list[Tensor]
@@ -98,21 +106,56 @@ def conv_spectra(
 
     Example:
         >>> import torch, fastrobust as fr
-        >>> fr.spectral.conv_spectra([torch.ones(1, 1, 3, 3)], 3).methods
-        ['svd']
+        >>> fr.spectral.conv_spectra([torch.ones(2, 1, 1, 1), torch.ones(1, 1, 3, 3)], 3).methods
+        ['one svd', 'jacobi in float64']
     """
     tori = _tori(weights, input_size, stride, dilation, groups)
-    values, methods = [], []
-    for each in tori:
+    found, methods = _all_values(tori)
+    return Spectra([_expanded(f, t) for f, t in zip(found, tori, strict=True)], methods)
+
+
+def _all_values(tori: list[Torus]) -> tuple[list[Tensor], list[str]]:
+    """Return (groups, frequencies, smaller side) values of each, and how they were found."""
+    found, methods = _by_gram(tori)
+    for precise in (torch.float32, torch.float64):
+        again = [
+            i
+            for i, (values, method) in enumerate(zip(found, methods, strict=True))
+            if tori[i].weight.dtype == precise
+            and method != "one svd"
+            and values.min() < _LEAST[precise] * values.max()
+        ]
+        if precise == torch.float64:
+            for i in again:
+                found[i], methods[i] = torch.linalg.svdvals(tori[i].matrices()), "svd"
+        elif again:
+            doubled = [replace(tori[i], weight=tori[i].weight.double()) for i in again]
+            for i, values, method in zip(again, *_by_gram(doubled), strict=True):
+                found[i], methods[i] = values.float(), f"{method} in float64"
+    return found, methods
+
+
+def _by_gram(tori: list[Torus]) -> tuple[list[Tensor], list[str]]:
+    """Do what `_all_values` does, without a look at the condition."""
+    found: dict[int, Tensor] = {}
+    methods = {}
+    batches: dict[Any, dict[Any, list[int]]] = {}
+    for i, each in enumerate(tori):
+        w = each.weight
         if len(each.places) == 1:
-            found, method = _one_tap(each), "svd"
+            found[i], methods[i] = _one_tap(each), "one svd"
+        elif min(each.shape) <= WIDEST and len(each.places) <= _MOST_TAPS:
+            alike = batches.setdefault((w.dtype, w.device), {})
+            alike.setdefault((w.shape, each.places, each.size), []).append(i)
         else:
-            found, method = _gram(each), "gram"
-            if found.min() < _LEAST[found.dtype] * found.max():
-                found, method = torch.linalg.svdvals(each.matrices()), "svd"
-        values.append(_expanded(found, each))
-        methods.append(method)
-    return Spectra(values, methods)
+            found[i], methods[i] = _gram(each), "gram"
+    for alike in batches.values():
+        stacks = [torch.cat([tori[i].weight for i in members]) for members in alike.values()]
+        all_values = conv_spectrum(stacks, [k[1] for k in alike], [k[2] for k in alike])
+        for members, values in zip(alike.values(), all_values, strict=True):
+            for i, mine in zip(members, values.chunk(len(members)), strict=True):
+                found[i], methods[i] = mine, "jacobi"
+    return [found[i] for i in range(len(tori))], [methods[i] for i in range(len(tori))]
 
 
 def _tori(weights: Sequence[Tensor], *arguments: Any) -> list[Torus]:
@@ -149,10 +192,12 @@ def _gram(each: Torus) -> Tensor:
 
 def _expanded(values: Tensor, each: Torus) -> Tensor:
     """Return (groups, frequencies, smaller side) values as often as they occur, descending."""
-    counts = torch.tensor([n for *_, n in half_plane(*each.size)], device=values.device)
-    ordered, index = values.flatten().sort(descending=True)
-    often = counts[index // values.shape[2] % values.shape[1]]
-    return ordered.repeat_interleave(often)
+    index = [i for i, (*_, often) in enumerate(half_plane(*each.size)) for _ in range(often)]
+    every = values[:, index].flatten()
+    if every.is_cuda:
+        return every.sort(descending=True).values
+    # Many times faster than torch's sort, which finds the order as well.
+    return torch.from_numpy(np.sort(every.numpy())[::-1].copy())
 
 
 def conv_norm(
@@ -233,7 +278,7 @@ def _largest(each: Torus) -> Tensor:
     """Return the largest singular value; its gradient is that of u^H A v at its frequency."""
     with torch.no_grad():
         frozen = Torus(each.weight.detach(), each.places, each.size)
-        values = _one_tap(frozen) if len(each.places) == 1 else _gram(frozen)
+        values = _by_gram([frozen])[0][0]
         group, frequency = divmod(int(values.amax(2).argmax()), values.shape[1])
         u, _, vh = torch.linalg.svd(frozen.matrix(group, frequency), full_matrices=False)
     a = each.matrix(group, frequency)

@@ -59,11 +59,12 @@ def test_all_singular_values(case, device):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("channels", [(3, 3), (34, 40)])
-def test_singular_matrices_are_left_to_an_svd(channels, dtype):
+def test_singular_matrices_are_done_with_more_care(channels, dtype):
     weight = torch.randn(*channels, 3, 3, dtype=dtype)
     weight[1] = weight[0]
     found = fr.spectral.conv_spectra([weight], 6)
-    assert found.methods == ["svd"]
+    method = "jacobi in float64" if channels[0] == 3 else "gram in float64"
+    assert found.methods == [method if dtype == torch.float32 else "svd"]
     wanted = torch.linalg.svdvals(dense(weight.double(), (6, 6), 1, 1, 1))
     assert wanted[-36:].max() < 1e-6
     tolerance = 1e-10 if dtype == torch.float64 else 1e-5
