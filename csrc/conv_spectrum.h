@@ -41,12 +41,12 @@ struct SpectrumLimits;
 template <>
 struct SpectrumLimits<float> {
   static constexpr float kNothing = 1e-30f;  // square of an entry that is as good as 0
-  static constexpr float kSmall = 1e-8f;     // of the matrix, in squares: the last sweep
+  static constexpr float kSmall = 1e-13f;    // of all entries, in squares: the last sweep
 };
 template <>
 struct SpectrumLimits<double> {
   static constexpr double kNothing = 1e-60;
-  static constexpr double kSmall = 1e-18;
+  static constexpr double kSmall = 1e-30;
 };
 
 constexpr int kMostSweeps = 16;  // some 6 are made
@@ -57,7 +57,7 @@ struct HermitianLanes {
   static constexpr int L = kFrequencies;
   T *real, *imag;                        // [r (r + 1) / 2, L]
   T *cosine, *sine, *phase_r, *phase_i;  // [L] each: the rotation
-  T *moved, *whole;  // [L] each: squares rotated away in a sweep; of all entries
+  T *moved, *whole;  // [L] each: how much a sweep stirred up; squares of all entries
   T* count;          // of unfinished lanes
   int64_t r;
   Team team;
@@ -118,7 +118,7 @@ struct HermitianLanes {
       m.sine[lane] = t * c;
       m.phase_r[lane] = some ? x * inverse : T(1);
       m.phase_i[lane] = some ? y * inverse : T(0);
-      m.moved[lane] += square;
+      m.moved[lane] = fused(t * t, square, m.moved[lane]);
       first[lane] = fused(-t, b, first[lane]);
       second[lane] = fused(t, b, second[lane]);
       re[lane] = 0;
@@ -149,8 +149,10 @@ struct HermitianLanes {
     });
   }
 
-  // Rotates every pair once; whether some lane needs another sweep. Convergence is quadratic: what
-  // a small sweep leaves is its square.
+  // Rotates every pair once; whether some lane needs another sweep. What a sweep leaves outside of
+  // the diagonal is what later rotations, by tan t, stirred up of earlier ones: it is no larger
+  // than the root of the sum of (t b)^2, and no eigenvalue is farther than that from the diagonal.
+  // (The entries b alone say too little: where eigenvalues lie close together t is not small.)
   FR_HD bool sweep() const {
     const HermitianLanes m = *this;
     team.each(L, [=](int64_t lane) FR_LAMBDA { m.moved[lane] = 0; });

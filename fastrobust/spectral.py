@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -12,7 +14,7 @@ from .lanczos import Norm, zero_padded
 from .ops.conv_spectrum import WIDEST, conv_spectrum, half_plane
 from .torus import Pair, Torus, pair, torus
 
-__all__ = ["Spectra", "conv_norm", "conv_singular_values", "conv_spectra"]
+__all__ = ["Spectra", "conv_norm", "conv_norms", "conv_singular_values", "conv_spectra"]
 
 # A Gram matrix squares the condition: an error e of its eigenvalues, relative to the largest, is
 # one of e / (2 s) in a singular value that is s times the largest. In float32, where e is some
@@ -109,7 +111,8 @@ def conv_spectra(
         >>> fr.spectral.conv_spectra([torch.ones(2, 1, 1, 1), torch.ones(1, 1, 3, 3)], 3).methods
         ['one svd', 'jacobi in float64']
     """
-    tori = _tori(weights, input_size, stride, dilation, groups)
+    with torch.no_grad():
+        tori = _tori(weights, input_size, stride, dilation, groups)
     found, methods = _all_values(tori)
     return Spectra([_expanded(f, t) for f, t in zip(found, tori, strict=True)], methods)
 
@@ -170,10 +173,7 @@ def _tori(weights: Sequence[Tensor], *arguments: Any) -> list[Torus]:
                 f"got a list of {len(argument)}"
             )
         per_weight.append(argument if isinstance(argument, list) else [argument] * len(weights))
-    return [
-        torus(w.detach() if isinstance(w, Tensor) else w, *each)
-        for w, *each in zip(weights, *per_weight, strict=True)
-    ]
+    return [torus(w, *each) for w, *each in zip(weights, *per_weight, strict=True)]
 
 
 def _one_tap(each: Torus) -> Tensor:
@@ -190,10 +190,16 @@ def _gram(each: Torus) -> Tensor:
     return torch.linalg.eigvalsh(matrices @ matrices.mH).clamp_min(0).sqrt() * largest
 
 
+@lru_cache(maxsize=256)
+def _whole_plane(size: tuple[int, int], device: torch.device) -> Tensor:
+    """Return each frequency of `half_plane` as often as its values occur."""
+    often = [(i,) * often for i, (*_, often) in enumerate(half_plane(*size))]
+    return torch.tensor(list(chain.from_iterable(often)), device=device)
+
+
 def _expanded(values: Tensor, each: Torus) -> Tensor:
     """Return (groups, frequencies, smaller side) values as often as they occur, descending."""
-    index = [i for i, (*_, often) in enumerate(half_plane(*each.size)) for _ in range(often)]
-    every = values[:, index].flatten()
+    every = values[:, _whole_plane(each.size, values.device)].flatten()
     if every.is_cuda:
         return every.sort(descending=True).values
     # Many times faster than torch's sort, which finds the order as well.
@@ -258,7 +264,7 @@ def conv_norm(
         if word not in words:
             raise ValueError(f"{name} must be {' | '.join(words)}, got {word!r}")
     if padding == "circular":
-        value = _largest(torus(weight, input_size, stride, dilation, groups))
+        (value,) = _largest([torus(weight, input_size, stride, dilation, groups)])
         return Norm(value, 0.0, value.detach(), 0) if details else value
     steps, spread = pair(stride, "stride"), pair(dilation, "dilation")
     size = pair(input_size, "input_size")
@@ -267,19 +273,47 @@ def conv_norm(
     around = pair(zeros, "zeros", 0) if zeros is not None else (reach[0] // 2, reach[1] // 2)
     # A multiple of the stride, so that the outputs are among those on the torus.
     larger = [-(-(n + r) // s) * s for n, r, s in zip(size, reach, steps, strict=True)]
-    upper = _largest(torus(weight, larger, stride, dilation, groups))
+    (upper,) = _largest([torus(weight, larger, stride, dilation, groups)])
     if bound == "upper":
         return Norm(upper, 0.0, upper.detach(), 0) if details else upper
     found = zero_padded(weight, size, steps, spread, groups, around, upper.detach())
     return found if details else found.value
 
 
-def _largest(each: Torus) -> Tensor:
-    """Return the largest singular value; its gradient is that of u^H A v at its frequency."""
-    with torch.no_grad():
-        frozen = Torus(each.weight.detach(), each.places, each.size)
-        values = _by_gram([frozen])[0][0]
+def conv_norms(
+    weights: Sequence[Tensor],
+    input_size: Any,
+    stride: Any = 1,
+    dilation: Any = 1,
+    groups: Any = 1,
+) -> list[Tensor]:
+    """Find the norm of each of many convolutions with circular padding; they are done together.
+
+    Args:
+        weights: list of weights, as in :func:`conv_norm`.
+        input_size: as there, like the others one for all or a list with one for each.
+        stride: as there.
+        dilation: as there.
+        groups: as there.
+
+    Returns:
+        A single number for each, differentiable as there.
+
+    Example:
+        >>> import torch, fastrobust as fr
+        >>> fr.spectral.conv_norms([torch.ones(1, 1, 3, 3), torch.ones(1, 1, 1, 1)], 4)
+        [tensor(9.), tensor(1.)]
+    """
+    return _largest(_tori(weights, input_size, stride, dilation, groups))
+
+
+def _largest(tori: list[Torus]) -> list[Tensor]:
+    """Return the largest singular value of each; its gradient is that of u^H A v at its place."""
+    frozen = [replace(each, weight=each.weight.detach()) for each in tori]
+    largest = []
+    for each, still, values in zip(tori, frozen, _by_gram(frozen)[0], strict=True):
         group, frequency = divmod(int(values.amax(2).argmax()), values.shape[1])
-        u, _, vh = torch.linalg.svd(frozen.matrix(group, frequency), full_matrices=False)
-    a = each.matrix(group, frequency)
-    return (u[:, 0].conj() @ a @ vh[0].conj()).real
+        u, _, vh = torch.linalg.svd(still.matrix(group, frequency), full_matrices=False)
+        a = each.matrix(group, frequency)
+        largest.append((u[:, 0].conj() @ a @ vh[0].conj()).real)
+    return largest
