@@ -302,11 +302,12 @@ void conv_spectrum(Tensor gram, Tensor waves, Tensor jobs, Tensor values) {
   jobs = input_int64(jobs.flatten(), "jobs", 6 * N, jobs, "jobs");
   if (N == 0) return;
   const SpectrumJob* job = reinterpret_cast<const SpectrumJob*>(in<int64_t>(jobs));
+  const int64_t most = gram.is_cpu() ? kWidestSpectrum : kWidestSpectrumOfBlock;
   int64_t widest = 0, work = 0;
   for (int64_t i = 0; i < N; ++i) {
     const auto [r, lags, first, wave, count, value] = job[i];
-    require<py::value_error>(r >= 1 && r <= kWidestSpectrum, "a spectrum must have 1 to ",
-                             kWidestSpectrum, " channels, got ", r);
+    require<py::value_error>(r >= 1 && r <= most, "a spectrum must have 1 to ", most,
+                             " channels on ", gram.device(), ", got ", r);
     // The last of each that is read or written.
     const bool inside = lags >= 1 && count >= kFrequencies && first >= 0 && wave >= 0 &&
                         value >= 0 && first + lags * r * (r + 1) <= gram.numel() &&
@@ -314,7 +315,7 @@ void conv_spectrum(Tensor gram, Tensor waves, Tensor jobs, Tensor values) {
                         value + (r - 1) * count + kFrequencies <= values.numel();
     require<py::value_error>(inside, "jobs must lie inside gram, waves and values, got row ", i);
     widest = std::max(widest, r);
-    work += kFrequencies * (6 * 12 * r * r * r / 2 + 2 * lags * r * r);
+    work += kFrequencies * (4 * r * r * r + 2 * lags * r * r);
   }
   jobs = jobs.to(gram.device());
   job = reinterpret_cast<const SpectrumJob*>(in<int64_t>(jobs));

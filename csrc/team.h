@@ -1,7 +1,8 @@
 // One row is worked on by a team: a CPU thread (here) or a CUDA block (team.cuh). A kernel is
 // written once, against the six functions of a team, and so computes the same on both:
 //   each(n, f)                  f(j) for every j < n, in any order
-//   grid<L>(n, f)               f(k, lane) for every k < n and lane < L, in any order
+//   grid<L>(first, end, f)      f(k, lane) for first <= k < end and lane < L, in any order; what
+//                               it wrote for a (k, lane), it sees there the next time
 //   passes(n, ahead, f, g, ...) f(j), then g(j), ... for every j < n; `ahead` is wanted soon after
 //   sums<L>(rows, n, term, done)  for each r < rows: done(r, sum over j < n of term(r, j, acc))
 //   top3(n, value)              the three best of value(0..n-1), known to the whole team
@@ -33,8 +34,8 @@ struct SerialTeam {
   }
 
   template <int kLanes, typename F>
-  FR_HD void grid(int64_t n, F f) const {
-    for (int64_t k = 0; k < n; ++k)
+  FR_HD void grid(int64_t first, int64_t end, F f) const {
+    for (int64_t k = first; k < end; ++k)
 #pragma omp simd
       for (int64_t lane = 0; lane < kLanes; ++lane) f(k, lane);
   }

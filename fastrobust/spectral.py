@@ -1,28 +1,16 @@
 """Singular values and norms of convolutions as linear maps of images."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import lru_cache
-from itertools import chain
 from typing import Any, NamedTuple, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .lanczos import Norm, zero_padded
-from .ops.conv_spectrum import WIDEST, conv_spectrum, half_plane
+from .spectra import all_values, expanded, largest
 from .torus import Pair, Torus, pair, torus
 
 __all__ = ["Spectra", "conv_norm", "conv_norms", "conv_singular_values", "conv_spectra"]
-
-# A Gram matrix squares the condition: an error e of its eigenvalues, relative to the largest, is
-# one of e / (2 s) in a singular value that is s times the largest. In float32, where e is some
-# 5e-7, that is below 1e-5 of the largest if s > 1 / 30; other convolutions are done again in
-# float64, which gives even a 0 to 1e-7 of the largest. In float64 itself a convolution with values
-# smaller than 1e-6 times the largest is left to an SVD.
-_LEAST = {torch.float32: 1 / 30, torch.float64: 1e-6}
-_MOST_TAPS = 64  # of the kernel, whose work grows with their square
 
 
 class Spectra(NamedTuple):
@@ -30,10 +18,10 @@ class Spectra(NamedTuple):
 
     Attributes:
         values: a 1-D tensor for each convolution, descending.
-        methods: of each convolution "one svd" (of a single tap, as 1x1 kernels have), "jacobi"
-            (Gram matrices by the kernel, for up to 32 channels on the smaller side), "gram" (by
-            torch), either "in float64" where float32 would lose the smallest values, or "svd" where
-            float64 would.
+        methods: of each convolution "one svd" (of a single tap, as 1x1 kernels have), "kernel"
+            (Gram matrices by the kernel, up to 128 channels on the smaller side, on a GPU 32),
+            "kernel in float64" where float32 would lose the smallest values, "gram" (by torch), or
+            "svd" where Gram matrices would lose them.
     """
 
     values: list[Tensor]
@@ -109,56 +97,12 @@ def conv_spectra(
     Example:
         >>> import torch, fastrobust as fr
         >>> fr.spectral.conv_spectra([torch.ones(2, 1, 1, 1), torch.ones(1, 1, 3, 3)], 3).methods
-        ['one svd', 'jacobi in float64']
+        ['one svd', 'kernel in float64']
     """
     with torch.no_grad():
         tori = _tori(weights, input_size, stride, dilation, groups)
-    found, methods = _all_values(tori)
-    return Spectra([_expanded(f, t) for f, t in zip(found, tori, strict=True)], methods)
-
-
-def _all_values(tori: list[Torus]) -> tuple[list[Tensor], list[str]]:
-    """Return (groups, frequencies, smaller side) values of each, and how they were found."""
-    found, methods = _by_gram(tori)
-    for precise in (torch.float32, torch.float64):
-        again = [
-            i
-            for i, (values, method) in enumerate(zip(found, methods, strict=True))
-            if tori[i].weight.dtype == precise
-            and method != "one svd"
-            and values.min() < _LEAST[precise] * values.max()
-        ]
-        if precise == torch.float64:
-            for i in again:
-                found[i], methods[i] = torch.linalg.svdvals(tori[i].matrices()), "svd"
-        elif again:
-            doubled = [replace(tori[i], weight=tori[i].weight.double()) for i in again]
-            for i, values, method in zip(again, *_by_gram(doubled), strict=True):
-                found[i], methods[i] = values.float(), f"{method} in float64"
-    return found, methods
-
-
-def _by_gram(tori: list[Torus]) -> tuple[list[Tensor], list[str]]:
-    """Do what `_all_values` does, without a look at the condition."""
-    found: dict[int, Tensor] = {}
-    methods = {}
-    batches: dict[Any, dict[Any, list[int]]] = {}
-    for i, each in enumerate(tori):
-        w = each.weight
-        if len(each.places) == 1:
-            found[i], methods[i] = _one_tap(each), "one svd"
-        elif min(each.shape) <= WIDEST and len(each.places) <= _MOST_TAPS:
-            alike = batches.setdefault((w.dtype, w.device), {})
-            alike.setdefault((w.shape, each.places, each.size), []).append(i)
-        else:
-            found[i], methods[i] = _gram(each), "gram"
-    for alike in batches.values():
-        stacks = [torch.cat([tori[i].weight for i in members]) for members in alike.values()]
-        all_values = conv_spectrum(stacks, [k[1] for k in alike], [k[2] for k in alike])
-        for members, values in zip(alike.values(), all_values, strict=True):
-            for i, mine in zip(members, values.chunk(len(members)), strict=True):
-                found[i], methods[i] = mine, "jacobi"
-    return [found[i] for i in range(len(tori))], [methods[i] for i in range(len(tori))]
+    found, methods = all_values(tori)
+    return Spectra([expanded(f, t) for f, t in zip(found, tori, strict=True)], methods)
 
 
 def _tori(weights: Sequence[Tensor], *arguments: Any) -> list[Torus]:
@@ -174,36 +118,6 @@ def _tori(weights: Sequence[Tensor], *arguments: Any) -> list[Torus]:
             )
         per_weight.append(argument if isinstance(argument, list) else [argument] * len(weights))
     return [torus(w, *each) for w, *each in zip(weights, *per_weight, strict=True)]
-
-
-def _one_tap(each: Torus) -> Tensor:
-    """Return the singular values of a convolution whose matrices differ by a phase alone."""
-    values = torch.linalg.svdvals(each.weight[..., 0])
-    return values.unsqueeze(1).expand(-1, len(half_plane(*each.size)), -1)
-
-
-def _gram(each: Torus) -> Tensor:
-    """Return (groups, frequencies, smaller side) values by the Gram matrix of the smaller side."""
-    largest = each.weight.abs().max().clamp_min(torch.finfo(each.weight.dtype).tiny)
-    matrices = each.matrices() / largest  # whose squares neither overflow nor vanish
-    matrices = matrices if each.shape[0] <= each.shape[1] else matrices.mT
-    return torch.linalg.eigvalsh(matrices @ matrices.mH).clamp_min(0).sqrt() * largest
-
-
-@lru_cache(maxsize=256)
-def _whole_plane(size: tuple[int, int], device: torch.device) -> Tensor:
-    """Return each frequency of `half_plane` as often as its values occur."""
-    often = [(i,) * often for i, (*_, often) in enumerate(half_plane(*size))]
-    return torch.tensor(list(chain.from_iterable(often)), device=device)
-
-
-def _expanded(values: Tensor, each: Torus) -> Tensor:
-    """Return (groups, frequencies, smaller side) values as often as they occur, descending."""
-    every = values[:, _whole_plane(each.size, values.device)].flatten()
-    if every.is_cuda:
-        return every.sort(descending=True).values
-    # Many times faster than torch's sort, which finds the order as well.
-    return torch.from_numpy(np.sort(every.numpy())[::-1].copy())
 
 
 def conv_norm(
@@ -264,7 +178,7 @@ def conv_norm(
         if word not in words:
             raise ValueError(f"{name} must be {' | '.join(words)}, got {word!r}")
     if padding == "circular":
-        (value,) = _largest([torus(weight, input_size, stride, dilation, groups)])
+        (value,) = largest([torus(weight, input_size, stride, dilation, groups)])
         return Norm(value, 0.0, value.detach(), 0) if details else value
     steps, spread = pair(stride, "stride"), pair(dilation, "dilation")
     size = pair(input_size, "input_size")
@@ -273,7 +187,7 @@ def conv_norm(
     around = pair(zeros, "zeros", 0) if zeros is not None else (reach[0] // 2, reach[1] // 2)
     # A multiple of the stride, so that the outputs are among those on the torus.
     larger = [-(-(n + r) // s) * s for n, r, s in zip(size, reach, steps, strict=True)]
-    (upper,) = _largest([torus(weight, larger, stride, dilation, groups)])
+    (upper,) = largest([torus(weight, larger, stride, dilation, groups)])
     if bound == "upper":
         return Norm(upper, 0.0, upper.detach(), 0) if details else upper
     found = zero_padded(weight, size, steps, spread, groups, around, upper.detach())
@@ -304,16 +218,4 @@ def conv_norms(
         >>> fr.spectral.conv_norms([torch.ones(1, 1, 3, 3), torch.ones(1, 1, 1, 1)], 4)
         [tensor(9.), tensor(1.)]
     """
-    return _largest(_tori(weights, input_size, stride, dilation, groups))
-
-
-def _largest(tori: list[Torus]) -> list[Tensor]:
-    """Return the largest singular value of each; its gradient is that of u^H A v at its place."""
-    frozen = [replace(each, weight=each.weight.detach()) for each in tori]
-    largest = []
-    for each, still, values in zip(tori, frozen, _by_gram(frozen)[0], strict=True):
-        group, frequency = divmod(int(values.amax(2).argmax()), values.shape[1])
-        u, _, vh = torch.linalg.svd(still.matrix(group, frequency), full_matrices=False)
-        a = each.matrix(group, frequency)
-        largest.append((u[:, 0].conj() @ a @ vh[0].conj()).real)
-    return largest
+    return largest(_tori(weights, input_size, stride, dilation, groups))

@@ -22,7 +22,7 @@ LAYERS = [
     | {"measure", "jobs", "subject", "flows", "searches", "tally", "tasks", "worker"},
     {"train", "recipes", "resume", "data", "checkpoint"},
     {"attacks", "spectral"},
-    {"lanczos", "torus"},
+    {"lanczos", "spectra", "torus"},
     {"slots"},
     {"engine", "prepared", "backends", "fused", "folding", "graphs"},
     {"objectives"},
