@@ -12,7 +12,7 @@
 namespace fastrobust {
 
 constexpr int kFrequencies = 16;            // of a row
-constexpr int kWidestSpectrum = 128;        // channels: so much has room in a CPU's caches
+constexpr int kWidestSpectrum = 256;        // channels: so much has room in a CPU's caches
 constexpr int kWidestSpectrumOfBlock = 32;  // and in the shared memory of a GPU's block
 
 // Where a row finds what belongs to it.

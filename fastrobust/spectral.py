@@ -19,7 +19,7 @@ class Spectra(NamedTuple):
     Attributes:
         values: a 1-D tensor for each convolution, descending.
         methods: of each convolution "one svd" (of a single tap, as 1x1 kernels have), "kernel"
-            (Gram matrices by the kernel, up to 128 channels on the smaller side, on a GPU 32),
+            (Gram matrices by the kernel, up to 256 channels on the smaller side, on a GPU 32),
             "kernel in float64" where float32 would lose the smallest values, "gram" (by torch), or
             "svd" where Gram matrices would lose them.
     """

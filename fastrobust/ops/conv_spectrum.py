@@ -12,7 +12,7 @@ from ..build import kernels
 Places = tuple[tuple[int, int], ...]
 Size = tuple[int, int]
 
-WIDEST = {"cpu": 128, "cuda": 32}  # channels on the smaller side, by the kind of device
+WIDEST = {"cpu": 256, "cuda": 32}  # channels on the smaller side, by the kind of device
 _LANES = 16  # frequencies that the kernel takes at a time
 
 
@@ -37,7 +37,7 @@ def conv_spectrum(
     (float64: 1e-15) of the largest value, times how many times smaller a value is.
 
     Args:
-        weights: each (P, a, b, taps), P convolutions between a and b channels, min(a, b) <= 128
+        weights: each (P, a, b, taps), P convolutions between a and b channels, min(a, b) <= 256
             (on a GPU 32), float32 or float64, all of one dtype on one device.
         places: for each, the (row, column) of every tap.
         sizes: for each, (rows, columns) of the torus.
