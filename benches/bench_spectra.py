@@ -62,6 +62,11 @@ def half_gram(kernel: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(waves @ waves.mH).clamp_min(0).sqrt()
 
 
+def peak() -> float:
+    """Return the largest memory of the process so far, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 def measure(name: str, layers: list[Layer], seconds: float) -> None:
     """Print how the four compare on a network."""
     kernels = [grid(torus(*layer)) for layer in layers]
@@ -79,8 +84,10 @@ def measure(name: str, layers: list[Layer], seconds: float) -> None:
     }
     frequencies = sum(kernel[0, 0].numel() for kernel in kernels)
     print(f"\n{name}: {len(layers)} convolutions, {frequencies} frequencies")
-    taken = interleave(candidates, seconds, least=2)
+    before = peak()
     found = fr.spectral.conv_spectra(weights, sizes, strides)
+    print(f"ours takes at most {peak() - before:.2f} GiB beyond what the process had taken before")
+    taken = interleave(candidates, seconds, least=2)
     errors = []
     for ours, kernel in zip(found.values, kernels, strict=True):
         half = half_svd(kernel.double())
@@ -117,8 +124,6 @@ def main(arguments: list[str] | None = None) -> None:
         import torchvision
 
         measure("ResNet-18", layers_of(torchvision.models.resnet18(), 224), options.seconds)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"\npeak memory of the process: {peak:.2f} GiB")
 
 
 if __name__ == "__main__":

@@ -134,6 +134,9 @@ def largest(tori: list[Torus]) -> list[Tensor]:
         values_of.update(zip(members, _run(method, [frozen[i] for i in members]), strict=True))
     for i, (each, still) in enumerate(zip(tori, frozen, strict=True)):
         values = values_of[i]
+        if not each.weight.requires_grad:
+            norms.append(values.max())
+            continue
         group, frequency = divmod(int(values.amax(2).argmax()), values.shape[1])
         u, _, vh = torch.linalg.svd(still.matrix(group, frequency), full_matrices=False)
         a = each.matrix(group, frequency)

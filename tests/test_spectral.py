@@ -153,6 +153,19 @@ def test_the_norm_is_differentiable(padding, bound):
         )
 
 
+def test_many_norms_are_the_largest_values_with_a_gradient_or_without():
+    weights = [torch.randn(4, 6, 3, 3), torch.randn(2, 3, 1, 1), torch.randn(5, 7, 2, 2).double()]
+    largest = [v[0] for v in fr.spectral.conv_singular_values(weights, [4, 4, 6], groups=[1, 2, 1])]
+    for learnt in (False, True):
+        mine = [w.clone().requires_grad_(learnt) for w in weights]
+        found = fr.spectral.conv_norms(mine, [4, 4, 6], groups=[1, 2, 1])
+        for norm, weight, wanted in zip(found, mine, largest, strict=True):
+            torch.testing.assert_close(norm.detach(), wanted, rtol=1e-6, atol=0)
+            assert norm.requires_grad == learnt
+            if learnt:
+                assert torch.autograd.grad(norm, weight)[0].norm() > 0
+
+
 def test_zeros_by_default_keep_the_size():
     weight = torch.randn(3, 2, 3, 5, dtype=torch.float64)
     wanted = torch.linalg.matrix_norm(dense(weight, (6, 7), 1, 1, 1, zeros=(1, 2)), 2)
