@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .lanczos import Norm, zero_padded
-from .spectra import all_values, expanded, largest
+from .singular import all_values, expanded, largest
 from .torus import Pair, Torus, pair, torus
 
 __all__ = ["Spectra", "conv_norm", "conv_norms", "conv_singular_values", "conv_spectra"]
