@@ -1,10 +1,9 @@
 // The CPU engine, compiled for three instruction sets and chosen at run time. All headers of others
 // come first: what they define must run everywhere.
-#include "densenet.h"
-
 #include <type_traits>
 
 #include "cpu.h"
+#include "densenet.h"
 #include "lanes.h"
 
 namespace fastrobust {

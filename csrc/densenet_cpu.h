@@ -1,5 +1,5 @@
-// The CPU engine for one instruction set: included by densenet_cpu.cpp once in the namespace of each,
-// whose Lanes it uses.
+// The CPU engine for one instruction set: included by densenet_cpu.cpp once in the namespace of
+// each, whose Lanes it uses.
 //
 // A thread takes a group of images through the whole network, so that what it works on stays in
 // its cache. Planes of pixels lie one after the other, a channel each, and a register tile is a

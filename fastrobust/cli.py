@@ -1,5 +1,6 @@
 """The command ``fastrobust``: words in, tables and pages out; all work is done below."""
 
+import math
 import os
 import sys
 from dataclasses import asdict
@@ -9,7 +10,19 @@ from typing import Annotated
 import torch
 import typer
 
-from . import __version__, allocator, inspection, measure, presets, report, sweep, terminal, trained
+from . import (
+    __version__,
+    allocator,
+    bounds,
+    inspection,
+    measure,
+    presets,
+    report,
+    spectra,
+    sweep,
+    terminal,
+    trained,
+)
 from .options import (
     DataRoot,
     DataSet,
@@ -251,6 +264,64 @@ def info(
         print(f"{name:20} {value}")
 
 
+@app.command()
+def lipschitz(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Run folders, which stand for their classifiers, checkpoints, or "
+            "package.module:callable.",
+            metavar="OUT_OR_MODEL...",
+        ),
+    ],
+    image: Annotated[
+        str | None, typer.Option(help="Images, if no data set tells.", metavar="3x32x32")
+    ] = None,
+    data_set: Annotated[
+        str | None,
+        typer.Option(
+            help="Of which test images tell a lower bound and certified radii.", metavar="NAME"
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Only the first so many test images.")] = 100,
+    eps: Annotated[
+        str | None,
+        typer.Option(
+            help="L2 radii at which both sides of the paper's inequality are measured.",
+            metavar="E,E",
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="Write Figure 4: an .svg; by default lipschitz.svg in a run folder."),
+    ] = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    data_root: DataRoot = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Bound how fast a classifier's scores can change, layer by layer: Figure 4 of the paper."""
+    _use_threads(threads, small=False)
+    radii = _decimals(eps)
+    found = bounds.find(
+        models, image=image, data_set=data_set, limit=limit, eps=radii, device=device,
+        data_root=data_root,
+    )  # fmt: skip
+    if picture is None and len(models) == 1 and Path(models[0]).is_dir():
+        picture = Path(models[0]) / "lipschitz.svg"
+    if picture is not None:
+        bounds.write_picture(found, picture)
+    if as_json:
+        terminal.show_json({**bounds.as_json(found), "picture": picture and str(picture)})
+        return
+    terminal.show(spectra.tables(found))
+    for line in (spectra.LEGEND, *spectra.sentences(found)):
+        print(line)
+    if picture is not None:
+        print(f"picture  {picture}")
+
+
 def _settle(plan: Plan, device: str, threads: int | None, jobs: int | None) -> int:
     """Set PyTorch's threads for this process, and return the number of processes."""
     small = plan.net == "digits" and device == "cpu"
@@ -318,3 +389,14 @@ def _numbers(text: str | None) -> list[int] | None:
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise ValueError(f"--tables must be numbers with commas between, got {text!r}") from None
+
+
+def _decimals(text: str | None) -> list[float]:
+    """Return the numbers of "0.1,0.5", none of them negative."""
+    try:
+        found = [float(word) for word in text.split(",")] if text else []
+    except ValueError:
+        found = [-1.0]
+    if not all(0 <= value < math.inf for value in found):
+        raise ValueError(f"--eps must be numbers >= 0 with commas between, got {text!r}")
+    return found

@@ -96,7 +96,13 @@ class Oracle:
         return self.classifier.head
 
     def gradient(
-        self, x: Tensor, y: Tensor, loss: Loss, sign: Tensor, label: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        loss: Loss,
+        sign: Tensor,
+        label: Tensor | None = None,
+        confirm: bool = True,
     ) -> Answer:
         """Loss and input gradient: one forward and one backward of every row.
 
@@ -106,14 +112,16 @@ class Oracle:
             loss: a loss of :mod:`fastrobust.objectives`.
             sign: (N,) factor of the loss: 1 to climb away from y, -1 to climb towards it.
             label: (N, d) label vectors, where the loss is one on units.
+            confirm: whether decisions end rows, and must be float32's where they would.
         """
         chunks = self._chunks(x, y, sign, label)
         if self.graphs is None or not isinstance(loss, str):
-            return _join([self._gradient(loss, *rows) for rows in chunks])
-        ask = partial(self._gradient, loss)
+            return _join([self._gradient(loss, confirm, *rows) for rows in chunks])
+        ask = partial(self._gradient, loss, confirm)
         before = self.evaluations  # a replay does not count by itself
-        parts = [self.graphs.ask(ask, loss, *rows) for rows in chunks]
-        self.evaluations = before + (2 if self.search is self.exact else 3) * len(x)
+        parts = [self.graphs.ask(ask, (loss, confirm), *rows) for rows in chunks]
+        twice = self.search is self.exact or not confirm
+        self.evaluations = before + (2 if twice else 3) * len(x)
         return _join(parts)
 
     def score(
@@ -154,11 +162,13 @@ class Oracle:
         return Leaders(z.detach(), gaps, slopes, valid)
 
     def _gradient(
-        self, loss: Loss, x: Tensor, y: Tensor, sign: Tensor, label: Tensor | None = None
-    ) -> Answer:
+        self, loss: Loss, confirm: bool, x: Tensor, y: Tensor, sign: Tensor,
+        label: Tensor | None = None,
+    ) -> Answer:  # fmt: skip
         x, z = self._forward(x)
         value, cotangent, decision = judge(self.head, z.detach(), y, loss, label)
-        decision = self._confirmed(decision, x.detach(), y, sign)
+        if confirm:
+            decision = self._confirmed(decision, x.detach(), y, sign)
         grad = self._backward(z, x, cotangent * sign.to(z.dtype)[:, None])
         valid = ~(z.isnan().any(1) | grad.flatten(1).sum(1).isnan())
         return Answer(z.detach(), value * sign.to(z.dtype), grad.contiguous(), decision, valid)

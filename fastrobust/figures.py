@@ -19,7 +19,7 @@ from .tables import VIEW_NAMES
 # Colours that stay apart for colour-blind readers, on light and dark ground: M. Okabe, K. Ito,
 # Color Universal Design, https://jfly.uni-koeln.de/color/
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8c8c8c")
-_INK = "#010203"  # stands for the page's own text colour until the SVG is written
+INK = "#010203"  # stands for the page's own text colour until the SVG is written
 
 
 def all_curves(run: Run) -> list[str]:
@@ -36,8 +36,7 @@ def curves(run: Run, *, targeted: bool, parameter: str = "eps") -> str | None:
     models = [m for m in run.plan.models if any(r.cell.model == m for r in results)]
     if not models:
         return None
-    figure = Figure(figsize=(3.4 * len(models) + 0.4, 3.3), layout="constrained")
-    panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+    figure, panels = side_by_side(len(models), sharey=True)
     colours = _colours(run, parameter)
     for axes, model in zip(panels, models, strict=True):
         own = [result for result in results if result.cell.model == model]
@@ -50,13 +49,9 @@ def curves(run: Run, *, targeted: bool, parameter: str = "eps") -> str | None:
         if not targeted and parameter == "eps":
             _worst_case(axes, own)
         _dress(axes, model, parameter)
-    panels[0].set_ylabel("targeted success" if targeted else "accuracy", color=_INK)
-    lines = {line.get_label(): line for axes in panels for line in axes.get_lines()}
-    figure.legend(
-        lines.values(), lines.keys(), loc="outside lower center", ncols=3, frameon=False,
-        labelcolor=_INK,
-    )  # fmt: skip
-    return _svg(figure)
+    panels[0].set_ylabel("targeted success" if targeted else "accuracy", color=INK)
+    name_lines(figure)
+    return as_svg(figure)
 
 
 def _colours(run: Run, parameter: str) -> dict[tuple[str, str], str]:
@@ -82,29 +77,50 @@ def _worst_case(axes: Axes, results: list[Result]) -> None:
     radius = smallest_breaks(results)
     eps = [0.0, *sorted({result.value for result in results})]
     left = [robust_at(radius, value).value for value in eps]
-    axes.plot(eps, left, color=_INK, linestyle=(0, (4, 2)), linewidth=1.3, label="worst case")
+    axes.plot(eps, left, color=INK, linestyle=(0, (4, 2)), linewidth=1.3, label="worst case")
 
 
 def _dress(axes: Axes, title: str, parameter: str) -> None:
-    axes.set_title(title, color=_INK, fontsize=10)
-    axes.set_xlabel(parameter, color=_INK)
     axes.set_ylim(-0.03, 1.03)
     if parameter == "initial_const":  # the paper's grid goes by powers of ten
         axes.set_xscale("log")
     else:
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.tick_params(colors=_INK, labelsize=8)
-    axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
+    dress(axes, title, parameter)
+
+
+def side_by_side(count: int, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """Return a figure of `count` panels."""
+    figure = Figure(figsize=(3.4 * count + 0.4, 3.3), layout="constrained")
+    return figure, list(figure.subplots(1, count, sharey=sharey, squeeze=False)[0])
+
+
+def name_lines(figure: Figure) -> None:
+    """Name every line once, below the panels."""
+    lines = {str(line.get_label()): line for axes in figure.axes for line in axes.get_lines()}
+    figure.legend(
+        list(lines.values()), list(lines), loc="outside lower center", ncols=3, frameon=False,
+        labelcolor=INK,
+    )  # fmt: skip
+
+
+def dress(axes: Axes, title: str, below: str) -> None:
+    """Give a panel its title, the words below it, and the look of all."""
+    axes.set_title(title, color=INK, fontsize=10)
+    axes.set_xlabel(below, color=INK)
+    axes.tick_params(colors=INK, labelsize=8)
+    axes.grid(color=INK, alpha=0.12, linewidth=0.6)
     axes.set_facecolor("none")
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
-        spine.set_edgecolor(_INK)
+        spine.set_edgecolor(INK)
 
 
-def _svg(figure: Figure) -> str:
+def as_svg(figure: Figure) -> str:
+    """Return a figure as SVG whose ink is the page's."""
     buffer = io.StringIO()
     figure.patch.set_alpha(0)
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
-    return svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    return svg[svg.index("<svg") :].replace(INK, "currentColor")

@@ -153,8 +153,11 @@ class Rows:
         state = start(rule, every, self._budgets[:1].to(every.device).expand(len(every)))
         sign = state.sign if rule.climbs else -state.sign
 
-        def ask(x: Tensor, y: Tensor, sign: Tensor, *label: Tensor) -> tuple[Tensor, ...]:
-            return tuple(start.network.gradient(x, y, rule.objective, sign, *label))
+        def ask(
+            x: Tensor, y: Tensor, sign: Tensor, label: Tensor | None = None
+        ) -> tuple[Tensor, ...]:
+            asked = x, y, rule.objective, sign, label
+            return tuple(start.network.gradient(*asked, confirm=rule.ends_early))
 
         label = () if state.label is None else (state.label,)
         first = self._tally.cells[self._first]

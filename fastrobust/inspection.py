@@ -97,11 +97,8 @@ def speed(
         ValueError: `image` is no shape, or is missing where nothing else tells it.
     """
     classifier = load_model(model, device)
-    known = checkpoint.read_facts(model) if os.path.exists(model) else {}
-    text = image or _IMAGES.get(known.get("data_set", ""), "none")
-    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", text):
-        raise ValueError(f"--image must be a shape such as 3x32x32, got {text}")
-    x = torch.rand(batch, *map(int, text.split("x")), device=device)
+    shape = image_shape(image, model)
+    x = torch.rand(batch, *shape, device=device)
     y, ones = torch.zeros(batch, dtype=torch.int64, device=device), torch.ones(batch, device=device)
     prepared = engine.prepare(classifier, precision)
     ways = {"own": prepared, "autograd": engine.prepare(classifier, backend="autograd")}
@@ -117,12 +114,25 @@ def speed(
         "engine": prepared.search.name,
         "precision": precision,
         "why": prepared.search.why,
-        "image": text,
+        "image": "x".join(map(str, shape)),
         "batch": batch,
         "threads": torch.get_num_threads(),
         "images_per_second": round(own, 1),
         "autograd_images_per_second": round(plain, 1),
     }
+
+
+def image_shape(image: str | None, model: str) -> tuple[int, ...]:
+    """Return channels, height and width of "3x32x32", else of the data set of a checkpoint.
+
+    Raises:
+        ValueError: `image` is no shape, or is missing where nothing else tells it.
+    """
+    known = checkpoint.read_facts(model) if os.path.exists(model) else {}
+    text = image or _IMAGES.get(known.get("data_set", ""), "none")
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", text):
+        raise ValueError(f"--image must be a shape such as 3x32x32, got {text}")
+    return tuple(map(int, text.split("x")))
 
 
 _IMAGES = {

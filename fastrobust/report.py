@@ -19,10 +19,12 @@ from . import (
     marks,
     paper,
     results,
+    spectra,
 )  # fmt: skip
 from .marks import Marks
 from .plans import Cell
 from .results import Result, Run
+from .spectra import Reports
 from .tables import TextTable
 
 
@@ -46,19 +48,21 @@ def write(out_dir: str | os.PathLike[str]) -> Written:
 
     Raises:
         StoreError: The folder holds no run, or one of its files is damaged or foreign.
+        CheckpointError: A classifier in it is.
     """
     run = results.read(out_dir)
     marked = marks.find(run)
+    norms = spectra.of_run(run)
     root = run.folder.root
     lists = tuple(table.as_list() for table in layout.rate_tables(run, marked))
     written = Written(root / "report.html", root / "tables.md", root / "tables.csv", lists)
-    _write(written.page, page(run, marked))
-    _write(written.markdown, markdown(run, marked))
+    _write(written.page, page(run, marked, norms))
+    _write(written.markdown, markdown(run, marked, norms))
     _write(written.csv, comma_separated(run, marked))
     return written
 
 
-def page(run: Run, marked: Marks) -> str:
+def page(run: Run, marked: Marks, norms: Reports) -> str:
     """Return the self-contained HTML page of a run."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fastrobust"),
@@ -74,9 +78,13 @@ def page(run: Run, marked: Marks) -> str:
         legend=marks.LEGEND,
         paper_source=paper.source() if run.plan.data_set in paper.DATA_SETS else None,
         rate_tables=layout.rate_tables(run, marked),
-        conclusions=conclusions.of(run),
+        conclusions=_conclusions(run, norms),
         curves=figures.all_curves(run),
         galleries=galleries.galleries(run),
+        norms=spectra.picture(norms),
+        norms_caveat=spectra.CAVEAT,
+        norm_totals=spectra.totals(norms) if norms else None,
+        norm_table=spectra.convolution_table(norms) if norms else None,
         attack_tables=listings.attack_tables(run),
         distances=listings.distances(run),
         cost_sums=listings.cost_sums(run),
@@ -84,7 +92,7 @@ def page(run: Run, marked: Marks) -> str:
     )
 
 
-def markdown(run: Run, marked: Marks) -> str:
+def markdown(run: Run, marked: Marks, norms: Reports) -> str:
     """Return every table of a run in Markdown."""
     plan = run.plan
     lines = [
@@ -92,12 +100,18 @@ def markdown(run: Run, marked: Marks) -> str:
         "",
         "Rates with Wilson 95% intervals.",
     ]
-    if drawn := conclusions.of(run):
+    if drawn := _conclusions(run, norms):
         lines += ["", "## The paper's conclusions", ""]
         lines += [f"- {one.section}: {one.sentence}" for one in drawn]
     rates = [text for table in layout.rate_tables(run, marked) for text in table.as_printed()]
     words = (listings.legend(), *listings.attack_tables(run), listings.distances(run))
-    for table in (*rates, *words, listings.cost_sums(run), listings.costs(run)):
+    for table in (
+        *rates,
+        *_norm_tables(norms),
+        *words,
+        listings.cost_sums(run),
+        listings.costs(run),
+    ):
         lines += ["", f"## {table.title}", ""]
         lines += [table.caption, ""] if table.caption else []
         lines.append("| " + " | ".join(table.head) + " |")
@@ -108,6 +122,15 @@ def markdown(run: Run, marked: Marks) -> str:
         for result, found in marked.items():
             lines += [f"- {mark.sign} {_place(result.cell)}: {mark.sentence}" for mark in found]
     return "\n".join(lines) + "\n"
+
+
+def _conclusions(run: Run, norms: Reports) -> list[conclusions.Conclusion]:
+    found = spectra.conclusion(norms)
+    return [*conclusions.of(run), found] if found else conclusions.of(run)
+
+
+def _norm_tables(norms: Reports) -> list[TextTable]:
+    return [spectra.totals(norms), spectra.convolution_table(norms)] if norms else []
 
 
 def comma_separated(run: Run, marked: Marks) -> str:

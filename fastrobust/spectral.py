@@ -219,3 +219,12 @@ def conv_norms(
         [tensor(9.), tensor(1.)]
     """
     return largest(_tori(weights, input_size, stride, dilation, groups))
+
+
+def __getattr__(name: str) -> Any:
+    """Show what is made of norms, and imports them from here: ``fr.spectral.lipschitz``."""
+    if name in ("LipschitzReport", "lipschitz"):
+        from . import lipschitz
+
+        return getattr(lipschitz, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,9 +31,9 @@ def iterates(monkeypatch):
     """Return the images (N, n) of every gradient that an attack asks for, as it asks."""
     seen, ask = [], engine.Oracle.gradient
 
-    def spy(oracle, x, *rest):
+    def spy(oracle, x, *rest, **named):
         seen.append(x.flatten(1).numpy().copy())
-        return ask(oracle, x, *rest)
+        return ask(oracle, x, *rest, **named)
 
     monkeypatch.setattr(engine.Oracle, "gradient", spy)
     return seen

@@ -95,9 +95,9 @@ def test_rows_that_leave_the_batch_change_nothing(attack, monkeypatch):
     sizes = []
     real = engine.Oracle.gradient
 
-    def spy(oracle, x, *rest):
+    def spy(oracle, x, *rest, **named):
         sizes.append(len(x))
-        return real(oracle, x, *rest)
+        return real(oracle, x, *rest, **named)
 
     monkeypatch.setattr(engine.Oracle, "gradient", spy)
     attack.run(model, x, y)

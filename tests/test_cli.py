@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,7 +9,7 @@ import pytest
 import torch
 from tiny_run import data_set, prepare
 
-from fastrobust import __version__, cli, trained
+from fastrobust import __version__, cli, spectra, sweep, trained
 from fastrobust.plans import Cell
 
 
@@ -36,14 +37,19 @@ def command(capsys):
     return call
 
 
+COMMANDS = ("paper", "train", "attack", "sweep", "report", "info", "lipschitz")
+
+
 def test_help_and_version(command):
     code, out, _ = command("--help")
     assert code == 0
-    assert all(name in out for name in ("paper", "train", "attack", "sweep", "report", "info"))
+    assert all(
+        name in out for name in ("paper", "train", "attack", "sweep", "report", "info", "lipschitz")
+    )
     assert command()[1] == out
     code, out, _ = command("--version")
     assert code == 0 and out.startswith(f"fastrobust {__version__} (")
-    for name in ("paper", "train", "attack", "sweep", "report", "info"):
+    for name in COMMANDS:
         code, out, _ = command(name, "--help")
         assert code == 0 and "--debug" in out
 
@@ -104,6 +110,12 @@ NET_40 = "fastrobust.models:densenet"
         (["info", "/nowhere"], "/nowhere"),
         (["info", "--model", "/nowhere"], "/nowhere must be a checkpoint, got no such file"),
         (["info", "runs", "--model", "x"], "about one thing, got runs and --model x"),
+        (["lipschitz", "/nowhere", "--image", "1x8x8"], "/nowhere must be a checkpoint, got no"),
+        (["lipschitz", ".", "--image", "1x8x8"], ". must be a run folder with checkpoints"),
+        (["lipschitz", NET_40], "--image must be a shape such as 3x32x32, got none"),
+        (["lipschitz", NET_40, "--eps", "0.1"], "--eps must come with --data-set, got none"),
+        (["lipschitz", NET_40, "--eps", "0.1;1"], "--eps must be numbers >= 0 with commas"),
+        (["lipschitz", NET_40, "--eps", "-1"], "--eps must be numbers >= 0 with commas"),
         (["info", "--model", NET_40], "--image must be a shape such as 3x32x32, got none"),
         (["info", "--model", NET_40, "--image", "32"], "such as 3x32x32, got 32"),
         (["info", "--model", NET_40, "--image", "3x8x8", "--precision", "tf32"], "on a GPU"),
@@ -175,6 +187,47 @@ def test_info_of_how_a_model_is_attacked(command, run, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "my_net", raising=False)
     code, shown, _ = command("info", "--model", "my_net:make", "--image", "1x8x8")
     assert code == 0 and "autograd" in shown and "a Sequential, not a DenseNet" in shown
+
+
+def test_lipschitz_of_a_run_folder(command, run):
+    plan, out, _ = run
+    words = ["lipschitz", out, "--image", "1x8x8"]
+    code, shown, err = command(*words)
+    assert code == 0, err
+    assert "blocks.0.0.grow.conv" in shown and "Lipschitz bounds of the class scores" in shown
+    assert spectra.CAVEAT in shown and str(out / "lipschitz.svg") in shown
+    assert (out / "lipschitz.svg").read_text().startswith("<svg")
+    sweep.run(plan, out)  # whose images say how large they are
+    assert command("lipschitz", out)[1] == shown
+    code, shown, err = command(
+        *words, "--data-set", plan.data_set, "--limit", 4, "--eps", "0.1,1", "--json"
+    )
+    found = json.loads(shown)
+    assert code == 0 and len(found["models"]) == 2, err
+    for model in found["models"].values():
+        assert 0 < model["lower_bound"] < math.exp(model["log_bound"])
+        assert len(model["images"]["radius"]) == 4
+        assert [one["eps"] for one in model["inequalities"]] == [0.1, 1.0]
+        assert all(one["holds"] for one in model["inequalities"])
+        assert {"raw", "log_chain", "folded", "scale_free", "bound"} <= set(model["layers"][0])
+
+
+def test_lipschitz_of_checkpoints_and_callables(command, run, tmp_path, monkeypatch):
+    _, out, _ = run
+    checkpoint, picture = trained.checkpoint_path(out, "O:SOFTMAX:CE"), tmp_path / "figure.svg"
+    words = ["lipschitz", checkpoint, "--image", "1x8x8", "--json"]
+    code, shown, err = command(*words)
+    assert code == 0 and json.loads(shown)["picture"] is None, err
+    assert list(json.loads(shown)["models"]) == [str(checkpoint)]
+    code, shown, _ = command(*words, "--picture", picture)
+    assert code == 0 and json.loads(shown)["picture"] == str(picture) and picture.exists()
+    (tmp_path / "my_net.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_net", raising=False)
+    code, shown, err = command("lipschitz", "my_net:make", "--image", "1x8x8")
+    assert code == 0 and "linear" in shown, err
+    code, _, err = command("lipschitz", "my_net:make", "--image", "1x8x8", "--picture", picture)
+    assert code == 2 and "--picture must show convolutions" in err
 
 
 def test_paper_trains_sweeps_and_reports_then_reuses(command, tmp_path, monkeypatch):

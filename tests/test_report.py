@@ -110,9 +110,10 @@ def test_the_page_loads_nothing(swept):
     assert "@import" not in swept[2].page.read_text()
     words = " ".join(page.text)
     for expected in ("Table 3.", "Table 4.", "Table 5.", "Worst case", "Figure 1.", "Table 1.",
-                     "Table 2.", "Cost per cell", "O:SOFTMAX:CE", "R:TANH:MSE"):  # fmt: skip
+                     "Table 2.", "Cost per cell", "Figure 4.", "O:SOFTMAX:CE",
+                     "R:TANH:MSE"):  # fmt: skip
         assert expected in words
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 3  # curves of both kinds of attack, and Figure 4
     # Two galleries of two strips... Figure 2 wants eps = 0.1, which the run has.
     assert page.tags.count("img") == 2 * 2 * CLASSES
 

@@ -231,6 +231,11 @@ class Attack(Generic[S]):
         return True
 
     @property
+    def ends_early(self) -> bool:
+        """Whether a decision on the way ends a row or chooses what it returns."""
+        return True
+
+    @property
     def stride(self) -> int:
         """Updates between two looks at which rows are done; a look waits for the device."""
         return 1
@@ -266,9 +271,12 @@ class Attack(Generic[S]):
 
     def ask(self, network: Oracle, state: S, live: Tensor, gradient: bool = True) -> Answer:
         """Ask about every row at ``state.x``; book it on the rows that are `live`, (N,) bool."""
-        question = network.gradient if gradient else network.score
         sign = state.sign if self.climbs else -state.sign
-        answer = question(state.x, state.y, self.objective, sign, state.label)
+        asked = state.x, state.y, self.objective, sign, state.label
+        if gradient:
+            answer = network.gradient(*asked, confirm=self.ends_early)
+        else:
+            answer = network.score(*asked)
         self.book(state, answer, live, 2 if gradient else 1)
         return answer
 

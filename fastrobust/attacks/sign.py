@@ -117,6 +117,11 @@ class SignAttack(Attack[SignState]):
         return not self.random_start
 
     @property
+    def ends_early(self) -> bool:
+        """Whether iterates are looked at on the way."""
+        return self.keep == "best" or self.restarts > 1
+
+    @property
     def _kind(self) -> str:
         """How a step is made of the gradient."""
         return "l2" if self.norm == "l2" else "sign"
