@@ -6,6 +6,7 @@
 #include <torch/version.h>
 
 #include "binding_densenet.h"
+#include "conv_spectrum.h"
 #include "cw_step.h"
 #include "decode.h"
 #include "deepfool.h"
@@ -288,6 +289,43 @@ void lbfgs_direction(Tensor s, Tensor y, Tensor rho, Tensor pairs, Tensor x, Ten
   });
 }
 
+// jobs (N, 6): see SpectrumJob; on the CPU, wherever the rest is.
+void conv_spectrum(Tensor gram, Tensor waves, Tensor jobs, Tensor values) {
+  require_floating(gram, "gram");
+  gram = gram.contiguous();
+  waves = input(waves, "waves", gram, "gram");
+  input(values, "values", gram, "gram");
+  require<py::value_error>(jobs.is_cpu() && jobs.dim() == 2 && jobs.size(1) == 6,
+                           "jobs must have shape (N, 6) on the CPU, got ", jobs.sizes(), " on ",
+                           jobs.device());
+  const int64_t N = jobs.size(0);
+  jobs = input_int64(jobs.flatten(), "jobs", 6 * N, jobs, "jobs");
+  if (N == 0) return;
+  const SpectrumJob* job = reinterpret_cast<const SpectrumJob*>(in<int64_t>(jobs));
+  const int64_t most = gram.is_cpu() ? kWidestSpectrum : kWidestSpectrumOfBlock;
+  int64_t widest = 0, work = 0;
+  for (int64_t i = 0; i < N; ++i) {
+    const auto [r, lags, first, wave, count, value] = job[i];
+    require<py::value_error>(r >= 1 && r <= most, "a spectrum must have 1 to ", most,
+                             " channels on ", gram.device(), ", got ", r);
+    // The last of each that is read or written.
+    const bool inside = lags >= 1 && count >= kFrequencies && first >= 0 && wave >= 0 &&
+                        value >= 0 && first + lags * r * (r + 1) <= gram.numel() &&
+                        wave + (2 * lags - 1) * count + kFrequencies <= waves.numel() &&
+                        value + (r - 1) * count + kFrequencies <= values.numel();
+    require<py::value_error>(inside, "jobs must lie inside gram, waves and values, got row ", i);
+    widest = std::max(widest, r);
+    work += kFrequencies * (4 * r * r * r + 2 * lags * r * r);
+  }
+  jobs = jobs.to(gram.device());
+  job = reinterpret_cast<const SpectrumJob*>(in<int64_t>(jobs));
+  with_type(gram, [&](auto zero) {
+    using T = decltype(zero);
+    run(ConvSpectrumArgs<T>{in<T>(gram), in<T>(waves), job, out<T>(values), N, widest}, gram,
+        work / N);
+  });
+}
+
 // What this file was built with; build.py adds the rest.
 py::dict facts() {
   py::dict d;
@@ -323,6 +361,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("deepfool_",       &deepfool_,       Free(), "one step of DeepFool in place");
   m.def("lbfgs_direction", &lbfgs_direction, Free(), "a quasi-Newton direction inside a box");
   m.def("random_start_",   &random_start_,   Free(), "a random point of each eps-ball, in place");
+  m.def("conv_spectrum",   &conv_spectrum,   Free(), "singular values of convolutions at all frequencies");
   m.def("facts",           &facts,                   "what this extension was built with");
   // clang-format on
   bind_densenet(m);

@@ -16,6 +16,15 @@ struct BlockTeam {
     for (int64_t j = threadIdx.x; j < n; j += kBlock) f(j);
   }
 
+  // Thread t takes what is t modulo the block, wherever it begins.
+  template <int kLanes, typename F>
+  __device__ void grid(int64_t first, int64_t end, F f) const {
+    const int64_t from = first * kLanes;
+    for (int64_t j = from + (threadIdx.x + kBlock - from % kBlock) % kBlock; j < end * kLanes;
+         j += kBlock)
+      f(j / kLanes, j % kLanes);
+  }
+
   template <typename T, int kArrays, typename... F>
   __device__ void passes(int64_t n, Ahead<T, kArrays>, F... f) const {
     for (int64_t j = threadIdx.x; j < n; j += kBlock) (f(j), ...);

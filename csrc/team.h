@@ -1,6 +1,8 @@
 // One row is worked on by a team: a CPU thread (here) or a CUDA block (team.cuh). A kernel is
-// written once, against the five functions of a team, and so computes the same on both:
+// written once, against the six functions of a team, and so computes the same on both:
 //   each(n, f)                  f(j) for every j < n, in any order
+//   grid<L>(first, end, f)      f(k, lane) for first <= k < end and lane < L, in any order; what
+//                               it wrote for a (k, lane), it sees there the next time
 //   passes(n, ahead, f, g, ...) f(j), then g(j), ... for every j < n; `ahead` is wanted soon after
 //   sums<L>(rows, n, term, done)  for each r < rows: done(r, sum over j < n of term(r, j, acc))
 //   top3(n, value)              the three best of value(0..n-1), known to the whole team
@@ -29,6 +31,13 @@ struct SerialTeam {
   template <typename F>
   FR_HD void each(int64_t n, F f) const {
     pass(0, n, f);
+  }
+
+  template <int kLanes, typename F>
+  FR_HD void grid(int64_t first, int64_t end, F f) const {
+    for (int64_t k = first; k < end; ++k)
+#pragma omp simd
+      for (int64_t lane = 0; lane < kLanes; ++lane) f(k, lane);
   }
 
   // Block by block, each function in a loop of its own: with all of them in one, a CPU looks too

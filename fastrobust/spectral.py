@@ -7,15 +7,10 @@ import torch
 from torch import Tensor
 
 from .lanczos import Norm, zero_padded
-from .torus import Pair, Torus, half_plane, pair, torus
+from .singular import all_values, expanded, largest
+from .torus import Pair, Torus, pair, torus
 
-__all__ = ["Spectra", "conv_norm", "conv_singular_values", "conv_spectra"]
-
-# A Gram matrix squares the condition: an error e of its eigenvalues, relative to the largest, is
-# one of e / (2 s) in a singular value that is s times the largest. With e about 1e-15 in float64
-# that is below 1e-9 where s > 1e-6; in float32 below 1e-5 where s > 1 / 30. A convolution with
-# smaller values is left to an SVD.
-_LEAST = {torch.float32: 1 / 30, torch.float64: 1e-6}
+__all__ = ["Spectra", "conv_norm", "conv_norms", "conv_singular_values", "conv_spectra"]
 
 
 class Spectra(NamedTuple):
@@ -23,7 +18,10 @@ class Spectra(NamedTuple):
 
     Attributes:
         values: a 1-D tensor for each convolution, descending.
-        methods: of each convolution "gram" or "svd".
+        methods: of each convolution "one svd" (of a single tap, as 1x1 kernels have), "kernel"
+            (Gram matrices by the kernel, up to 256 channels on the smaller side, on a GPU 32),
+            "kernel in float64" where float32 would lose the smallest values, "gram" (by torch), or
+            "svd" where Gram matrices would lose them.
     """
 
     values: list[Tensor]
@@ -98,21 +96,13 @@ def conv_spectra(
 
     Example:
         >>> import torch, fastrobust as fr
-        >>> fr.spectral.conv_spectra([torch.ones(1, 1, 3, 3)], 3).methods
-        ['svd']
+        >>> fr.spectral.conv_spectra([torch.ones(2, 1, 1, 1), torch.ones(1, 1, 3, 3)], 3).methods
+        ['one svd', 'kernel in float64']
     """
-    tori = _tori(weights, input_size, stride, dilation, groups)
-    values, methods = [], []
-    for each in tori:
-        if len(each.places) == 1:
-            found, method = _one_tap(each), "svd"
-        else:
-            found, method = _gram(each), "gram"
-            if found.min() < _LEAST[found.dtype] * found.max():
-                found, method = torch.linalg.svdvals(each.matrices()), "svd"
-        values.append(_expanded(found, each))
-        methods.append(method)
-    return Spectra(values, methods)
+    with torch.no_grad():
+        tori = _tori(weights, input_size, stride, dilation, groups)
+    found, methods = all_values(tori)
+    return Spectra([expanded(f, t) for f, t in zip(found, tori, strict=True)], methods)
 
 
 def _tori(weights: Sequence[Tensor], *arguments: Any) -> list[Torus]:
@@ -127,32 +117,7 @@ def _tori(weights: Sequence[Tensor], *arguments: Any) -> list[Torus]:
                 f"got a list of {len(argument)}"
             )
         per_weight.append(argument if isinstance(argument, list) else [argument] * len(weights))
-    return [
-        torus(w.detach() if isinstance(w, Tensor) else w, *each)
-        for w, *each in zip(weights, *per_weight, strict=True)
-    ]
-
-
-def _one_tap(each: Torus) -> Tensor:
-    """Return the singular values of a convolution whose matrices differ by a phase alone."""
-    values = torch.linalg.svdvals(each.weight[..., 0])
-    return values.unsqueeze(1).expand(-1, len(half_plane(*each.size)), -1)
-
-
-def _gram(each: Torus) -> Tensor:
-    """Return (groups, frequencies, smaller side) values by the Gram matrix of the smaller side."""
-    largest = each.weight.abs().max().clamp_min(torch.finfo(each.weight.dtype).tiny)
-    matrices = each.matrices() / largest  # whose squares neither overflow nor vanish
-    matrices = matrices if each.shape[0] <= each.shape[1] else matrices.mT
-    return torch.linalg.eigvalsh(matrices @ matrices.mH).clamp_min(0).sqrt() * largest
-
-
-def _expanded(values: Tensor, each: Torus) -> Tensor:
-    """Return (groups, frequencies, smaller side) values as often as they occur, descending."""
-    counts = torch.tensor([n for *_, n in half_plane(*each.size)], device=values.device)
-    ordered, index = values.flatten().sort(descending=True)
-    often = counts[index // values.shape[2] % values.shape[1]]
-    return ordered.repeat_interleave(often)
+    return [torus(w, *each) for w, *each in zip(weights, *per_weight, strict=True)]
 
 
 def conv_norm(
@@ -213,7 +178,7 @@ def conv_norm(
         if word not in words:
             raise ValueError(f"{name} must be {' | '.join(words)}, got {word!r}")
     if padding == "circular":
-        value = _largest(torus(weight, input_size, stride, dilation, groups))
+        (value,) = largest([torus(weight, input_size, stride, dilation, groups)])
         return Norm(value, 0.0, value.detach(), 0) if details else value
     steps, spread = pair(stride, "stride"), pair(dilation, "dilation")
     size = pair(input_size, "input_size")
@@ -222,22 +187,38 @@ def conv_norm(
     around = pair(zeros, "zeros", 0) if zeros is not None else (reach[0] // 2, reach[1] // 2)
     # A multiple of the stride, so that the outputs are among those on the torus.
     larger = [-(-(n + r) // s) * s for n, r, s in zip(size, reach, steps, strict=True)]
-    upper = _largest(torus(weight, larger, stride, dilation, groups))
+    (upper,) = largest([torus(weight, larger, stride, dilation, groups)])
     if bound == "upper":
         return Norm(upper, 0.0, upper.detach(), 0) if details else upper
     found = zero_padded(weight, size, steps, spread, groups, around, upper.detach())
     return found if details else found.value
 
 
-def _largest(each: Torus) -> Tensor:
-    """Return the largest singular value; its gradient is that of u^H A v at its frequency."""
-    with torch.no_grad():
-        frozen = Torus(each.weight.detach(), each.places, each.size)
-        values = _one_tap(frozen) if len(each.places) == 1 else _gram(frozen)
-        group, frequency = divmod(int(values.amax(2).argmax()), values.shape[1])
-        u, _, vh = torch.linalg.svd(frozen.matrix(group, frequency), full_matrices=False)
-    a = each.matrix(group, frequency)
-    return (u[:, 0].conj() @ a @ vh[0].conj()).real
+def conv_norms(
+    weights: Sequence[Tensor],
+    input_size: Any,
+    stride: Any = 1,
+    dilation: Any = 1,
+    groups: Any = 1,
+) -> list[Tensor]:
+    """Find the norm of each of many convolutions with circular padding; they are done together.
+
+    Args:
+        weights: list of weights, as in :func:`conv_norm`.
+        input_size: as there, like the others one for all or a list with one for each.
+        stride: as there.
+        dilation: as there.
+        groups: as there.
+
+    Returns:
+        A single number for each, differentiable as there.
+
+    Example:
+        >>> import torch, fastrobust as fr
+        >>> fr.spectral.conv_norms([torch.ones(1, 1, 3, 3), torch.ones(1, 1, 1, 1)], 4)
+        [tensor(9.), tensor(1.)]
+    """
+    return largest(_tori(weights, input_size, stride, dilation, groups))
 
 
 def __getattr__(name: str) -> Any:

@@ -9,11 +9,12 @@ on the torus add up. The singular values are then those of the Fourier matrices 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from numbers import Integral
 
 import torch
 from torch import Tensor
+
+from .ops.conv_spectrum import half_plane
 
 Pair = int | Sequence[int]
 
@@ -115,18 +116,6 @@ def _phases(
     shape[axis] = stride * len(places)
     to = torch.tensor(index, device=kernel.device)
     return kernel.new_zeros(shape).index_add(axis, to, kernel).unflatten(axis, (stride, -1))
-
-
-@lru_cache(maxsize=256)
-def half_plane(rows: int, columns: int) -> tuple[tuple[int, int, int], ...]:
-    """List frequencies (u, v, how often): one of each conjugate pair, whose values are the same."""
-    found = []
-    for u in range(rows):
-        for v in range(columns // 2 + 1):
-            mirror = (-u % rows, -v % columns)
-            if (u, v) <= mirror or mirror[1] > columns // 2:
-                found.append((u, v, 1 if (u, v) == mirror else 2))
-    return tuple(found)
 
 
 def pair(value: Pair, name: str, least: int = 1) -> tuple[int, int]:

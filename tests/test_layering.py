@@ -22,7 +22,7 @@ LAYERS = [
     | {"measure", "jobs", "subject", "flows", "searches", "tally", "tasks", "worker"},
     {"train", "recipes", "resume", "data", "checkpoint"},
     {"attacks", "spectral", "lipschitz", "sensitivity", "chains", "readers"},
-    {"lanczos", "torus"},
+    {"lanczos", "singular", "torus"},
     {"slots"},
     {"engine", "prepared", "backends", "fused", "folding", "graphs"},
     {"objectives"},

@@ -58,16 +58,30 @@ def test_all_singular_values(case, device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("channels", [(3, 3), (34, 40)])
-def test_singular_matrices_are_left_to_an_svd(channels, dtype):
-    weight = torch.randn(*channels, 3, 3, dtype=dtype)
+@pytest.mark.parametrize("channels", [(3, 5), (3, 3), (257, 370), (260, 257)])
+def test_singular_matrices_are_done_with_more_care(channels, dtype):
+    kernel = (3, 3) if max(channels) < 10 else (1, 2)
+    weight = torch.randn(*channels, *kernel, dtype=dtype)
     weight[1] = weight[0]
-    found = fr.spectral.conv_spectra([weight], 6)
-    assert found.methods == ["svd"]
-    wanted = torch.linalg.svdvals(dense(weight.double(), (6, 6), 1, 1, 1))
-    assert wanted[-36:].max() < 1e-6
+    weight[:, 1] = weight[:, 0]
+    size = (3, 2) if max(channels) < 10 else (1, 3)
+    found = fr.spectral.conv_spectra([weight], size)
+    careful = "kernel in float64" if dtype == torch.float32 and channels[0] == 3 else "svd"
+    assert found.methods == [careful]
+    wanted = torch.linalg.svdvals(dense(weight.double(), size, 1, 1, 1))
+    assert wanted[-3:].max() < 1e-6
     tolerance = 1e-10 if dtype == torch.float64 else 1e-5
     assert (found.values[0] - wanted).abs().max() <= tolerance * wanted[0]
+
+
+def test_the_method_goes_by_the_shape():
+    shapes = [(4, 9, 3, 3), (4, 5, 3, 3), (4, 5, 1, 1), (257, 400, 1, 2), (257, 260, 1, 2)]
+    weights = [torch.randn(shape) for shape in shapes]
+    found = fr.spectral.conv_spectra(weights, (4, 2))
+    assert found.methods == ["kernel", "kernel in float64", "one svd", "gram", "svd"]
+    for weight, values in zip(weights[:3], found.values[:3], strict=True):
+        wanted = torch.linalg.svdvals(dense(weight.double(), (4, 2), 1, 1, 1))
+        assert (values - wanted).abs().max() <= 1e-5 * wanted[0]
 
 
 def test_a_delta_has_singular_values_of_one():
@@ -137,6 +151,19 @@ def test_the_norm_is_differentiable(padding, bound):
             weight,
             atol=1e-6,
         )
+
+
+def test_many_norms_are_the_largest_values_with_a_gradient_or_without():
+    weights = [torch.randn(4, 6, 3, 3), torch.randn(2, 3, 1, 1), torch.randn(5, 7, 2, 2).double()]
+    largest = [v[0] for v in fr.spectral.conv_singular_values(weights, [4, 4, 6], groups=[1, 2, 1])]
+    for learnt in (False, True):
+        mine = [w.clone().requires_grad_(learnt) for w in weights]
+        found = fr.spectral.conv_norms(mine, [4, 4, 6], groups=[1, 2, 1])
+        for norm, weight, wanted in zip(found, mine, largest, strict=True):
+            torch.testing.assert_close(norm.detach(), wanted, rtol=1e-6, atol=0)
+            assert norm.requires_grad == learnt
+            if learnt:
+                assert torch.autograd.grad(norm, weight)[0].norm() > 0
 
 
 def test_zeros_by_default_keep_the_size():

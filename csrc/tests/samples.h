@@ -6,6 +6,7 @@
 #include <random>
 #include <vector>
 
+#include "../conv_spectrum.h"
 #include "../cw_step.h"
 #include "../deepfool.h"
 #include "../head.h"
@@ -26,6 +27,12 @@ struct Samples {
                  bends = random(2 * N * n + 1, 1), direction = std::vector<T>(N * n),
                  slope = std::vector<T>(N), rho = random(2 * N, 0.02),
                  out = std::vector<T>(2 * N + N * d);
+  SpectrumJob jobs[N] = {{7, 4, 0, 0, 32, 0},
+                         {7, 4, 0, 16, 32, 16},
+                         {3, 5, 224, 300, 48, 224},
+                         {3, 5, 224, 316, 48, 240},
+                         {3, 5, 224, 332, 48, 256}};
+  std::vector<T> spectrum = std::vector<T>(7 * 32 + 3 * 48);
   std::vector<double> weight = std::vector<double>(3 * N);
   std::vector<int64_t> count{0, 7, 10, 19, 3, 0, 0, 1, 2, 3};
   bool flag[4 * N] = {false, true, false, true};
@@ -138,6 +145,11 @@ struct Samples {
             n};
   }
 
+  // Two rows of one convolution with 7 channels, three of one with 3.
+  ConvSpectrumArgs<T> conv_spectrum() {
+    return {slopes.data(), vectors.data(), jobs, spectrum.data(), N, 7};
+  }
+
   // Runs f(args) for every kernel and every variant of it.
   template <typename F>
   void each_kernel(F f) {
@@ -152,6 +164,7 @@ struct Samples {
     f(deepfool());
     for (Norm norm : {Norm::kLinf, Norm::kL2}) f(start(norm));
     f(lbfgs());
+    f(conv_spectrum());
   }
 
   // Everything that a kernel may have written.
@@ -164,7 +177,7 @@ struct Samples {
     append(out), append(index), append(x), append(momentum), append(w), append(m), append(v),
         append(origin);
     append(number), append(weight), append(count), append(flag), append(moved), append(direction),
-        append(slope);
+        append(slope), append(spectrum);
     return all;
   }
 };

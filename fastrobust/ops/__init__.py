@@ -4,6 +4,7 @@ Every module holds, in this order: the public wrapper, the registered operation,
 (shapes only), its autograd, the unregistered fast entry ``launch_*`` and the reference ``*_ref``.
 """
 
+from .conv_spectrum import conv_spectrum, conv_spectrum_ref
 from .cw_step import CwRows, cw_step_, cw_step_ref_
 from .decode import decode, decode_ref
 from .deepfool import deepfool_, deepfool_ref_
@@ -14,6 +15,8 @@ from .step import step, step_, step_ref_
 
 __all__ = [
     "CwRows",
+    "conv_spectrum",
+    "conv_spectrum_ref",
     "cw_step_",
     "cw_step_ref_",
     "decode",
