@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_refused():
         (TypeError, "images must be float32", (weights, x.double(), state, scratch)),
         (ValueError, "images", (weights, x.mT.contiguous().mT, state, scratch)),
         (ValueError, "state", (weights, x, state[1:], scratch)),
-        (ValueError, "scratch", (weights, x, None, scratch[1:])),
+        (ValueError, "scratch", (weights, x, None, scratch[: kernel.scratch(1) - 1])),
     ):
         with pytest.raises(error, match=words):
             kernel.forward(*wrong)
