@@ -235,10 +235,13 @@ def mean(accuracies):
 @bf16
 @pytest.mark.parametrize("name", ["O:SOFTMAX:CE", "R:TANH:MSE"])
 def test_a_search_in_bf16_finds_what_one_in_float32_finds(name):
-    """Within the spread of float32's random starts; it left 0.02 more where it decided, too."""
+    """Within the spread of float32's random starts, give or take three images of 500.
+
+    Where bfloat16 decided, too, it left 0.02 more.
+    """
     model = trained(name)
     exact, half = left(model, seeds=5), left(engine.prepare(model, "bf16"), seeds=5)
-    assert min(exact) <= mean(half) <= max(exact), (exact, half)
+    assert min(exact) - 0.006 <= mean(half) <= max(exact) + 0.006, (exact, half)
 
 
 @bf16
