@@ -2,29 +2,20 @@
 // All of it is float32, whatever the precision of the layers.
 #pragma once
 
-#include "dense_tiles.h"
+#include "dense_task.h"
 
 namespace fastrobust {
 
 // 3x3 convolution of the images to a block's first channels.
 template <typename S>
-struct Stem {
-  using Memory = Bench<kFull, 9>;
-  Sharing sharing;
-  Product<kFull, 9> product;
+struct Stem : ConvolutionTask<Stem<S>, kFull, 9> {
+  using Base = ConvolutionTask<Stem<S>, kFull, 9>;
+  using Base::product;
+  using typename Base::Memory;
   const float* images;  // [N, C, H, W]
   Channels<S> x;
 
-  FR_HD int64_t tiles() const { return (x.frame.pixels + kTileRows - 1) / kTileRows; }
-  FR_HD Memory lay(Arena& arena) const {
-    Memory memory;
-    memory.lay(arena, product, sharing, x.frame.width);
-    return memory;
-  }
-  template <typename Team>
-  FR_HD void begin(const Team& team, const Memory& memory) const {
-    memory.begin(team, product);
-  }
+  FR_HD const Frame& frame() const { return x.frame; }
 
   template <typename Team>
   FR_HD void tile(const Team& team, const Memory& memory, int64_t index) const {
@@ -67,23 +58,11 @@ struct Stem {
   }
 };
 
-struct StemBack {
-  using Memory = Bench<kFull, 9>;
-  Sharing sharing;
-  Product<kFull, 9> product;
+struct StemBack : ConvolutionTask<StemBack, kFull, 9> {
   Channels<const float> gradient;  // of the first block
   float* images;                   // [N, C, H, W] gradient by the images
 
-  FR_HD int64_t tiles() const { return (gradient.frame.pixels + kTileRows - 1) / kTileRows; }
-  FR_HD Memory lay(Arena& arena) const {
-    Memory memory;
-    memory.lay(arena, product, sharing, gradient.frame.width);
-    return memory;
-  }
-  template <typename Team>
-  FR_HD void begin(const Team& team, const Memory& memory) const {
-    memory.begin(team, product);
-  }
+  FR_HD const Frame& frame() const { return gradient.frame; }
 
   template <typename Team>
   FR_HD void tile(const Team& team, const Memory& memory, int64_t index) const {

@@ -2,17 +2,17 @@
 // or one kernel where there is no bottleneck.
 #pragma once
 
-#include "dense_tiles.h"
+#include "dense_task.h"
 
 namespace fastrobust {
 
 // Norm, ReLU, 1x1 convolution, bias, ReLU.
 template <Precision P>
-struct Squeeze {
+struct Squeeze : ConvolutionTask<Squeeze<P>, P, 1> {
+  using Base = ConvolutionTask<Squeeze<P>, P, 1>;
+  using Base::product;
+  using typename Base::Memory;
   using S = Operand<P>;
-  using Memory = Bench<P, 1>;
-  Sharing sharing;
-  Product<P, 1> product;
   Channels<const S> x;
   const float *scale, *shift, *bias;
   S* hidden;
@@ -20,16 +20,7 @@ struct Squeeze {
   uint8_t* mask;  // or null where no backward follows
   int mask_bytes;
 
-  FR_HD int64_t tiles() const { return (x.frame.pixels + kTileRows - 1) / kTileRows; }
-  FR_HD Memory lay(Arena& arena) const {
-    Memory memory;
-    memory.lay(arena, product, sharing, 0);
-    return memory;
-  }
-  template <typename Team>
-  FR_HD void begin(const Team& team, const Memory& memory) const {
-    memory.begin(team, product);
-  }
+  FR_HD const Frame& frame() const { return x.frame; }
 
   template <typename Team>
   FR_HD void tile(const Team& team, const Memory& memory, int64_t index) const {
@@ -75,26 +66,17 @@ struct Squeeze {
 // The 3x3 convolution, from a bottleneck's outputs or (kNorm) from the block's channels through
 // norm and ReLU, to the channels behind them.
 template <Precision P, bool kNorm>
-struct Grow {
+struct Grow : ConvolutionTask<Grow<P, kNorm>, P, 9> {
+  using Base = ConvolutionTask<Grow<P, kNorm>, P, 9>;
+  using Base::product;
+  using typename Base::Memory;
   using S = Operand<P>;
-  using Memory = Bench<P, 9>;
-  Sharing sharing;
-  Product<P, 9> product;
   Channels<const S> from;
   const float *scale, *shift;  // where kNorm
   S* to;                       // the layer's first own channel
   int to_stride;
 
-  FR_HD int64_t tiles() const { return (from.frame.pixels + kTileRows - 1) / kTileRows; }
-  FR_HD Memory lay(Arena& arena) const {
-    Memory memory;
-    memory.lay(arena, product, sharing, from.frame.width);
-    return memory;
-  }
-  template <typename Team>
-  FR_HD void begin(const Team& team, const Memory& memory) const {
-    memory.begin(team, product);
-  }
+  FR_HD const Frame& frame() const { return from.frame; }
 
   template <typename Team>
   FR_HD void tile(const Team& team, const Memory& memory, int64_t index) const {

@@ -2,7 +2,7 @@
 // in shared memory.
 #pragma once
 
-#include "dense_tiles.h"
+#include "dense_task.h"
 
 namespace fastrobust {
 
@@ -50,23 +50,14 @@ struct Accumulate {
 
 // Backward of a layer without a bottleneck.
 template <Precision P>
-struct PlainBack {
+struct PlainBack : ConvolutionTask<PlainBack<P>, P, 9> {
+  using Base = ConvolutionTask<PlainBack<P>, P, 9>;
+  using Base::product;  // from the growth to the channels read
+  using typename Base::Memory;
   using S = Operand<P>;
-  using Memory = Bench<P, 9>;
-  Sharing sharing;
-  Product<P, 9> product;  // from the growth to the channels read
   Accumulate<S> end;
 
-  FR_HD int64_t tiles() const { return (end.x.frame.pixels + kTileRows - 1) / kTileRows; }
-  FR_HD Memory lay(Arena& arena) const {
-    Memory memory;
-    memory.lay(arena, product, sharing, end.x.frame.width);
-    return memory;
-  }
-  template <typename Team>
-  FR_HD void begin(const Team& team, const Memory& memory) const {
-    memory.begin(team, product);
-  }
+  FR_HD const Frame& frame() const { return end.x.frame; }
 
   template <typename Team>
   FR_HD void tile(const Team& team, const Memory& memory, int64_t index) const {

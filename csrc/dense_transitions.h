@@ -2,7 +2,7 @@
 // layers.
 #pragma once
 
-#include "dense_tiles.h"
+#include "dense_task.h"
 
 namespace fastrobust {
 
@@ -25,24 +25,15 @@ struct Pool {
 
 // Norm, ReLU, mean of 2x2 pixels, 1x1 convolution: pooled first, as both are linear.
 template <typename S>
-struct Transition {
-  using Memory = Bench<kFull, 1>;
-  Sharing sharing;
-  Product<kFull, 1> product;
+struct Transition : ConvolutionTask<Transition<S>, kFull, 1> {
+  using Base = ConvolutionTask<Transition<S>, kFull, 1>;
+  using Base::product;
+  using typename Base::Memory;
   Channels<const S> x;
   const float *scale, *shift;
   Channels<S> next;
 
-  FR_HD int64_t tiles() const { return (next.frame.pixels + kTileRows - 1) / kTileRows; }
-  FR_HD Memory lay(Arena& arena) const {
-    Memory memory;
-    memory.lay(arena, product, sharing, 0);
-    return memory;
-  }
-  template <typename Team>
-  FR_HD void begin(const Team& team, const Memory& memory) const {
-    memory.begin(team, product);
-  }
+  FR_HD const Frame& frame() const { return next.frame; }
 
   template <typename Team>
   FR_HD void tile(const Team& team, const Memory& memory, int64_t index) const {
@@ -96,25 +87,16 @@ struct Transition {
 
 // Writes the gradient of all channels of a block.
 template <typename S>
-struct TransitionBack {
-  using Memory = Bench<kFull, 1>;
-  Sharing sharing;
-  Product<kFull, 1> product;
+struct TransitionBack : ConvolutionTask<TransitionBack<S>, kFull, 1> {
+  using Base = ConvolutionTask<TransitionBack<S>, kFull, 1>;
+  using Base::product;
+  using typename Base::Memory;
   Channels<const float> next;  // gradient
   Channels<const S> x;
   const float *scale, *shift;
   float* gradient;  // the stride is that of x
 
-  FR_HD int64_t tiles() const { return (next.frame.pixels + kTileRows - 1) / kTileRows; }
-  FR_HD Memory lay(Arena& arena) const {
-    Memory memory;
-    memory.lay(arena, product, sharing, 0);
-    return memory;
-  }
-  template <typename Team>
-  FR_HD void begin(const Team& team, const Memory& memory) const {
-    memory.begin(team, product);
-  }
+  FR_HD const Frame& frame() const { return next.frame; }
 
   template <typename Team>
   FR_HD void tile(const Team& team, const Memory& memory, int64_t index) const {

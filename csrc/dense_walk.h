@@ -42,14 +42,13 @@ class DenseNetWalk {
   template <typename Run>
   bool forward(const Run& run) const {
     const CudaBlock& first = plan_.blocks[0];
-    if (!run(Stem<S>{{}, product<kFull, 9>(plan_.stem), a_.x, x(first)})) return false;
+    if (!run(Stem<S>{{{}, product<kFull, 9>(plan_.stem)}, a_.x, x(first)})) return false;
     for (size_t b = 0; b < plan_.blocks.size(); ++b) {
       const CudaBlock& block = plan_.blocks[b];
       for (const CudaLayer& layer : block.layers)
         if (!append(block, layer, run)) return false;
       if (block.transition.out == 0) break;
-      if (!run(Transition<S>{{},
-                             product<kFull, 1>(block.transition),
+      if (!run(Transition<S>{{{}, product<kFull, 1>(block.transition)},
                              seen(block),
                              floats(block.scale),
                              floats(block.shift),
@@ -85,8 +84,7 @@ class DenseNetWalk {
       const CudaBlock& block = plan_.blocks[b];
       if (block.transition.out > 0) {
         const CudaBlock& next = plan_.blocks[b + 1];
-        if (!run(TransitionBack<S>{{},
-                                   product<kFull, 1>(block.transition, true),
+        if (!run(TransitionBack<S>{{{}, product<kFull, 1>(block.transition, true)},
                                    {gradient(next), next.stride, frame(next)},
                                    seen(block),
                                    floats(block.scale),
@@ -98,8 +96,7 @@ class DenseNetWalk {
         if (!descend(block, block.layers[i], run)) return false;
     }
     const CudaBlock& first = plan_.blocks[0];
-    return run(StemBack{{},
-                        product<kFull, 9>(plan_.stem, true),
+    return run(StemBack{{{}, product<kFull, 9>(plan_.stem, true)},
                         {gradient(first), first.stride, frame(first)},
                         a_.grad});
   }
@@ -111,11 +108,10 @@ class DenseNetWalk {
     S* to = x(block).at + layer.channels;
     const float *scale = floats(layer.scale), *shift = floats(layer.shift);
     if (layer.squeeze.out == 0)
-      return run(Grow<P, true>{{}, grow, seen(block), scale, shift, to, block.stride});
+      return run(Grow<P, true>{{{}, grow}, seen(block), scale, shift, to, block.stride});
     S* hidden = reinterpret_cast<S*>(a_.scratch + a_.N * plan_.hidden);
     const int stride = plan_.hidden_stride;
-    return run(Squeeze<P>{{},
-                          product<P, 1>(layer.squeeze),
+    return run(Squeeze<P>{{{}, product<P, 1>(layer.squeeze)},
                           seen(block),
                           scale,
                           shift,
@@ -125,14 +121,14 @@ class DenseNetWalk {
                           a_.keep ? a_.state + a_.N * layer.mask : nullptr,
                           plan_.mask_bytes()}) &&
            run(Grow<P, false>{
-               {}, grow, {hidden, stride, frame(block)}, nullptr, nullptr, to, block.stride});
+               {{}, grow}, {hidden, stride, frame(block)}, nullptr, nullptr, to, block.stride});
   }
 
   template <typename Run>
   bool descend(const CudaBlock& block, const CudaLayer& layer, const Run& run) const {
     const Product<P, 9> grow = product<P, 9>(layer.grow, true);
     const Accumulate<S> end{seen(block), floats(layer.scale), floats(layer.shift), gradient(block)};
-    if (layer.squeeze.out == 0) return run(PlainBack<P>{{}, grow, end});
+    if (layer.squeeze.out == 0) return run(PlainBack<P>{{{}, grow}, end});
     return run(BottleneckBack<P>{{},
                                  grow,
                                  product<P, 1>(layer.squeeze, true),

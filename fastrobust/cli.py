@@ -1,28 +1,26 @@
 """The command ``fastrobust``: words in, tables and pages out; all work is done below."""
 
-import math
 import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from . import (
     __version__,
     allocator,
-    bounds,
+    commands,
     inspection,
     measure,
     presets,
     report,
-    spectra,
     sweep,
     terminal,
     trained,
 )
+from .commands import use_threads
 from .options import (
     DataRoot,
     DataSet,
@@ -33,7 +31,6 @@ from .options import (
     Limit,
     Net,
     Out,
-    Precision,
     Preset,
     Seed,
     Tables,
@@ -192,154 +189,16 @@ def report_command(
     _show_report(report.write(out), {}, as_json)
 
 
-@app.command()
-def attack(
-    model: Annotated[
-        str, typer.Argument(help="A checkpoint, or package.module:callable that makes a module.")
-    ],
-    attack: Annotated[str, typer.Argument(help="Such as \"PGD(eps=0.1, loss='margin')\".")],
-    data_set: DataSet = "digits",
-    limit: Limit = 200,
-    targeted: Annotated[
-        bool, typer.Option("--targeted", help="Reach a random other class, not just leave one.")
-    ] = False,
-    device: Device = "cpu",
-    precision: Precision = "fp32",
-    threads: Threads = None,
-    seed: Seed = 0,
-    data_root: DataRoot = None,
-    save: Annotated[
-        Path | None, typer.Option(help="Write the adversarial images and all columns: a .npz.")
-    ] = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Attack one classifier, yours or one of ours, with one attack."""
-    _use_threads(threads, small=data_set == "digits" and device == "cpu")
-    found = inspection.attack_once(
-        model, attack, data_set,
-        limit=limit, targeted=targeted, device=device, precision=precision, seed=seed,
-        data_root=data_root, save=save,
-    )  # fmt: skip
-    if as_json:
-        terminal.show_json(found)
-        return
-    for name, value in found.items():
-        print(f"{name:20} {value}")
-
-
-@app.command()
-def info(
-    what: Annotated[
-        str | None, typer.Argument(help="A checkpoint or a run folder; this build by default.")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="How a checkpoint, or what package.module:callable makes, is attacked: "
-            "by which engine, why, and how many gradients a second."
-        ),
-    ] = None,
-    image: Annotated[
-        str | None, typer.Option(help="Its images, if no data set tells.", metavar="3x32x32")
-    ] = None,
-    device: Device = "cpu",
-    precision: Precision = "fp32",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Say what this build, a checkpoint or a run folder is, or how fast a model is attacked."""
-    if model is not None and what is not None:
-        raise ValueError(f"info must be asked about one thing, got {what} and --model {model}")
-    if model is not None:
-        _use_threads(threads, small=False)
-        facts = inspection.speed(model, image=image, device=device, precision=precision)
-    else:
-        facts = inspection.facts(what)
-    if as_json:
-        terminal.show_json(facts)
-        return
-    for name, value in facts.items():
-        print(f"{name:20} {value}")
-
-
-@app.command()
-def lipschitz(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            help="Run folders, which stand for their classifiers, checkpoints, or "
-            "package.module:callable.",
-            metavar="OUT_OR_MODEL...",
-        ),
-    ],
-    image: Annotated[
-        str | None, typer.Option(help="Images, if no data set tells.", metavar="3x32x32")
-    ] = None,
-    data_set: Annotated[
-        str | None,
-        typer.Option(
-            help="Of which test images tell a lower bound and certified radii.", metavar="NAME"
-        ),
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Only the first so many test images.")] = 100,
-    eps: Annotated[
-        str | None,
-        typer.Option(
-            help="L2 radii at which both sides of the paper's inequality are measured.",
-            metavar="E,E",
-        ),
-    ] = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option(help="Write Figure 4: an .svg; by default lipschitz.svg in a run folder."),
-    ] = None,
-    device: Device = "cpu",
-    threads: Threads = None,
-    data_root: DataRoot = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Bound how fast a classifier's scores can change, layer by layer: Figure 4 of the paper."""
-    _use_threads(threads, small=False)
-    radii = _decimals(eps)
-    found = bounds.find(
-        models, image=image, data_set=data_set, limit=limit, eps=radii, device=device,
-        data_root=data_root,
-    )  # fmt: skip
-    if picture is None and len(models) == 1 and Path(models[0]).is_dir():
-        picture = Path(models[0]) / "lipschitz.svg"
-    if picture is not None:
-        bounds.write_picture(found, picture)
-    if as_json:
-        terminal.show_json({**bounds.as_json(found), "picture": picture and str(picture)})
-        return
-    terminal.show(spectra.tables(found))
-    for line in (spectra.LEGEND, *spectra.sentences(found)):
-        print(line)
-    if picture is not None:
-        print(f"picture  {picture}")
+app.command()(commands.attack)
+app.command()(commands.info)
+app.command()(commands.lipschitz)
 
 
 def _settle(plan: Plan, device: str, threads: int | None, jobs: int | None) -> int:
     """Set PyTorch's threads for this process, and return the number of processes."""
     small = plan.net == "digits" and device == "cpu"
-    _use_threads(threads, small)
+    use_threads(threads, small)
     return jobs or (min(2, os.cpu_count() or 1) if small else 1)
-
-
-def _use_threads(threads: int | None, small: bool) -> None:
-    """Set PyTorch's threads for this process.
-
-    A layer of the network digits takes microseconds. Two threads gain little on it, and where
-    another process wants a core they wait for each other: attacks took 20 times as long. So it
-    gets one thread, and where it can a second process.
-    """
-    if threads is None and small:
-        threads = 1
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 def _sweep_and_report(
@@ -389,14 +248,3 @@ def _numbers(text: str | None) -> list[int] | None:
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise ValueError(f"--tables must be numbers with commas between, got {text!r}") from None
-
-
-def _decimals(text: str | None) -> list[float]:
-    """Return the numbers of "0.1,0.5", none of them negative."""
-    try:
-        found = [float(word) for word in text.split(",")] if text else []
-    except ValueError:
-        found = [-1.0]
-    if not all(0 <= value < math.inf for value in found):
-        raise ValueError(f"--eps must be numbers >= 0 with commas between, got {text!r}")
-    return found

@@ -63,3 +63,14 @@ def trained(model_name="O:SOFTMAX:CE"):
         model = train.train(digits(), model_name, config, Path(folder) / "model.safetensors")
     torch.set_num_threads(threads)
     return model
+
+
+def jacobian(model, x):
+    """Dense Jacobian (outputs, pixels), float64, at one image (C, H, W)."""
+    exact = copy.deepcopy(model).double().eval()
+    found = torch.autograd.functional.jacobian(lambda v: exact(v[None]).flatten(), x.double())
+    return found.reshape(-1, x.numel())
+
+
+def norm(matrix):
+    return float(torch.linalg.matrix_norm(matrix.detach(), 2))

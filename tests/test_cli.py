@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_run import data_set, prepare
 
-from fastrobust import __version__, cli, spectra, sweep, trained
+from fastrobust import __version__, cli, commands, spectra, sweep, trained
 from fastrobust.plans import Cell
 
 
@@ -259,7 +259,7 @@ def short_training(data_set_name, model_name, **overrides):
 )
 def test_threads(words, threads, monkeypatch):
     found = []
-    monkeypatch.setattr(cli.torch, "set_num_threads", found.append)
+    monkeypatch.setattr(commands.torch, "set_num_threads", found.append)
     monkeypatch.setattr(trained, "train_missing", lambda *given, **named: {})
     with pytest.raises(SystemExit):
         cli.main(["train", *words])

@@ -15,7 +15,7 @@ HEADERS_OF_TORCH = re.compile(r"#include\s*[<\"](torch|ATen|c10|pybind11)/")
 # Modules by layer, top down, as the first part of their name below fastrobust. One may import what
 # stands in a lower layer, its own layer, or the ground, which imports nothing of the package.
 LAYERS = [
-    {"__main__", "cli", "bounds", "inspection", "options", "terminal"},
+    {"__main__", "cli", "commands", "bounds", "inspection", "options", "terminal"},
     {"report", "conclusions", "evidence", "figures", "findings", "galleries"}
     | {"layout", "listings", "marks", "questions", "results", "spectra", "tables"},
     {"sweep", "trained", "store", "plans", "presets", "columns", "paper", "probing"}

@@ -1,0 +1,228 @@
+// Convolutions in register tiles, for one instruction set: included by densenet_cpu.h in the
+// namespace of each, whose Lanes it uses.
+//
+// Planes of pixels lie one after the other, a channel each, and a tile is a few vectors of pixels
+// times up to 12 channels: no lane is lost to growth rates that fill no vector. Every number is
+// summed in one order, input by input, tap by tap.
+
+using V = Lanes::V;
+constexpr int kStrip = Lanes::kWidth * Lanes::kVecs;
+
+// acc[o][v] += the sum over inputs and taps of weight times input, for vectors of pixels from x on.
+template <int kTaps, int kOut, int kVecs, typename Unit>
+FR_INLINE void multiply(V (&acc)[kOut][kVecs], const Unit* x, int64_t stride, int64_t pitch,
+                        int64_t units, const Unit* w, int64_t group) {
+  for (int64_t i = 0; i < units; ++i, x += stride) {
+#pragma GCC unroll 9
+    for (int t = 0; t < kTaps; ++t, w += group) {
+      const Unit* at = kTaps == 1 ? x : x + (t / 3 - 1) * pitch + (t % 3 - 1);
+      decltype(Lanes::load(at)) in[kVecs];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) in[v] = Lanes::load(at + v * Lanes::kWidth);
+#pragma GCC unroll 12
+      for (int o = 0; o < kOut; ++o) {
+        const auto weight = Lanes::splat(w[o]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVecs; ++v) acc[o][v] = Lanes::madd(acc[o][v], in[v], weight);
+      }
+    }
+  }
+}
+
+// One group of outputs, in tiles that fit into the registers; done(o, acc) takes each.
+template <int kTaps, int kGroup, int kVecs, typename Unit, typename Done>
+FR_INLINE void convolve_group(const Unit* x, int64_t stride, int64_t pitch, int64_t units,
+                              const Unit* w, int64_t first, const Done& done) {
+  constexpr int kOut =
+      kGroup % Lanes::kOut == 0 ? Lanes::kOut : (kGroup < Lanes::kOut ? kGroup : 4);
+  for (int o = 0; o < kGroup; o += kOut) {
+    V acc[kOut][kVecs];
+#pragma GCC unroll 12
+    for (int i = 0; i < kOut; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) acc[i][v] = Lanes::splat(0.f);
+    if constexpr (Done::kReads) done.template prefetch<kOut, kVecs>(first + o);
+    multiply<kTaps>(acc, x, stride, pitch, units, w + o, kGroup);
+    done(first + o, acc);
+  }
+}
+
+// All outputs of a convolution for kVecs vectors of pixels.
+template <int kTaps, int kVecs, typename Unit, typename Done>
+__attribute__((noinline)) void convolve(const Unit* x, int64_t stride, int64_t pitch, int64_t units,
+                                        const Unit* w, int64_t out, const Done& done) {
+  int64_t o = 0;
+  for (; o + 12 <= ConvWeights::padded(out); o += 12, w += units * kTaps * 12)
+    convolve_group<kTaps, 12, kVecs>(x, stride, pitch, units, w, o, done);
+  const int64_t rest = ConvWeights::padded(out) - o;
+  if (rest == 8) convolve_group<kTaps, 8, kVecs>(x, stride, pitch, units, w, o, done);
+  if (rest == 4) convolve_group<kTaps, 4, kVecs>(x, stride, pitch, units, w, o, done);
+}
+
+// ---- what becomes of a tile; kReads: it is added to what is there, fetched beforehand
+
+// out[o][p] = acc
+struct Store {
+  static constexpr bool kReads = false;
+  float* out;  // at the position of the tile
+  int64_t stride, count;
+
+  template <int kOut, int kVecs>
+  FR_INLINE void operator()(int64_t first, V (&acc)[kOut][kVecs]) const {
+#pragma GCC unroll 12
+    for (int o = 0; o < kOut; ++o) {
+      if (first + o >= count) break;
+      float* to = out + (first + o) * stride;
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) Lanes::store(to + v * Lanes::kWidth, acc[o][v]);
+    }
+  }
+};
+
+// Planes of floats, or of pairs of bfloat16.
+template <typename Unit, int kOut, int kVecs>
+FR_INLINE void put(Unit* out, int64_t stride, int64_t first, V (&value)[kOut][kVecs]) {
+  constexpr bool kPaired = sizeof(Unit) == 4 && !std::is_same_v<Unit, float>;
+  constexpr int kStep = kPaired ? 2 : 1;
+#pragma GCC unroll 12
+  for (int o = 0; o < kOut; o += kStep)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) {
+      Unit* to = out + (first + o) / kStep * stride + v * Lanes::kWidth;
+      if constexpr (kPaired)
+        Lanes::store(to, Lanes::pair(value[o][v], value[o + 1][v]));
+      else
+        Lanes::store(to, value[o][v]);
+    }
+}
+
+FR_INLINE unsigned bits_at(const uint8_t* bits, int64_t position) {
+  if constexpr (Lanes::kWidth == 8) return bits[position / 8];
+  uint16_t word;
+  std::memcpy(&word, bits + position / 8, 2);
+  return word;
+}
+
+FR_INLINE void set_bits(uint8_t* bits, int64_t position, unsigned value) {
+  bits[position / 8] = static_cast<uint8_t>(value);
+  if constexpr (Lanes::kWidth == 16) bits[position / 8 + 1] = static_cast<uint8_t>(value >> 8);
+}
+
+// Bottleneck forward: ReLU(acc + bias) at pixels, 0 between them; keeps what was positive.
+template <typename Unit>
+struct Activate {
+  static constexpr bool kReads = false;
+  Unit* out;  // at the position of the tile
+  int64_t stride;
+  const float* bias;
+  const uint8_t* valid;
+  uint8_t* mask;  // [outputs, span / 8], or null where no backward follows
+  int64_t position, span;
+
+  template <int kOut, int kVecs>
+  FR_INLINE void operator()(int64_t first, V (&acc)[kOut][kVecs]) const {
+#pragma GCC unroll 12
+    for (int o = 0; o < kOut; ++o)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) {
+        const int64_t at = position + v * Lanes::kWidth;
+        const V y = Lanes::relu(Lanes::add(acc[o][v], Lanes::splat(bias[first + o])));
+        acc[o][v] = Lanes::keep(y, bits_at(valid, at));
+        if (mask) set_bits(mask + (first + o) * span / 8, at, Lanes::positive(acc[o][v]));
+      }
+    put(out, stride, first, acc);
+  }
+};
+
+// Bottleneck backward: the gradient where the ReLU was open, into a strip.
+template <typename Unit>
+struct Gate {
+  static constexpr bool kReads = false;
+  Unit* out;
+  int64_t stride;
+  const uint8_t* mask;
+  int64_t position, span;
+
+  template <int kOut, int kVecs>
+  FR_INLINE void operator()(int64_t first, V (&acc)[kOut][kVecs]) const {
+#pragma GCC unroll 12
+    for (int o = 0; o < kOut; ++o)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) {
+        const int64_t at = position + v * Lanes::kWidth;
+        acc[o][v] = Lanes::keep(acc[o][v], bits_at(mask + (first + o) * span / 8, at));
+      }
+    put(out, stride, first, acc);
+  }
+};
+
+// Through ReLU backward: gradient[c][p] += acc where x scale + shift > 0; the scale of the norm is
+// in the weights already. A 3x3 convolution computes something between pixels too, which kPixels
+// leaves out.
+template <bool kPixels>
+struct Accumulate {
+  static constexpr bool kReads = true;
+  float* gradient;  // at the position of the tile
+  int64_t stride;
+  const float* x;  // likewise
+  int64_t x_stride;
+  const float *scale, *shift;
+  int64_t count;
+  const uint8_t* valid;
+  int64_t position;
+
+  template <int kOut, int kVecs>
+  FR_INLINE void prefetch(int64_t first) const {
+    for (int64_t c = first; c < first + kOut; ++c)
+      for (int v = 0; v < kVecs * Lanes::kWidth; v += 16) {
+        __builtin_prefetch(x + c * x_stride + v);
+        __builtin_prefetch(gradient + c * stride + v, 1);
+      }
+  }
+
+  template <int kOut, int kVecs>
+  FR_INLINE void operator()(int64_t first, V (&acc)[kOut][kVecs]) const {
+#pragma GCC unroll 12
+    for (int o = 0; o < kOut; ++o) {
+      const int64_t c = first + o;
+      if (c >= count) break;
+      const V s = Lanes::splat(scale[c]), b = Lanes::splat(shift[c]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) {
+        const V test = Lanes::madd(b, Lanes::load(x + c * x_stride + v * Lanes::kWidth), s);
+        float* at = gradient + c * stride + v * Lanes::kWidth;
+        V through = acc[o][v];
+        if constexpr (kPixels)
+          through = Lanes::keep(through, bits_at(valid, position + v * Lanes::kWidth));
+        Lanes::store(at, Lanes::add_where_positive(test, Lanes::load(at), through));
+      }
+    }
+  }
+};
+
+// ---- norm and ReLU before a convolution
+
+FR_INLINE V open(const float* x, float scale, float shift) {
+  return Lanes::relu(Lanes::madd(Lanes::splat(shift), Lanes::load(x), Lanes::splat(scale)));
+}
+
+// ReLU(x scale + shift) of kVecs vectors of every channel.
+template <int kVecs, typename Unit>
+FR_INLINE void normalise(const float* x, int64_t x_stride, int64_t channels, const float* scale,
+                         const float* shift, Unit* out, int64_t stride) {
+  constexpr int kWidth = Lanes::kWidth;
+  if constexpr (std::is_same_v<Unit, float>) {
+    for (int64_t c = 0; c < channels; ++c, x += x_stride, out += stride)
+      for (int v = 0; v < kVecs * kWidth; v += kWidth)
+        Lanes::store(out + v, open(x + v, scale[c], shift[c]));
+  } else {
+    for (int64_t c = 0; c < channels; c += 2, x += 2 * x_stride, out += stride)
+      for (int v = 0; v < kVecs * kWidth; v += kWidth) {
+        const V low = open(x + v, scale[c], shift[c]);
+        const bool more = c + 1 < channels;
+        const V high =
+            more ? open(x + x_stride + v, scale[c + 1], shift[c + 1]) : Lanes::splat(0.f);
+        Lanes::store(out + v, Lanes::pair(low, high));
+      }
+  }
+}
