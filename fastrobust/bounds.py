@@ -50,8 +50,8 @@ def find(
     for name in places:
         shape = image or _stored_shape(name)
         for place in _expanded(name):
-            _, high, wide = inspection.image_shape(shape, place)
             model = inspection.load_model(place, device)
+            _, high, wide = inspection.image_shape(shape, place)
             found[_name(place, found)] = lipschitz(model, (high, wide), x, y, eps=eps)
     return spectra.in_order(found)
 

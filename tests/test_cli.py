@@ -108,6 +108,7 @@ NET_40 = "fastrobust.models:densenet"
         (["attack", "nowhere_at_all:net", "BIM(eps=0.1)"], "nowhere_at_all"),
         (["attack", "builtins:dict", "BIM(eps=0.1)"], "must give a torch.nn.Module, got dict"),
         (["info", "/nowhere"], "/nowhere"),
+        (["lipschitz", "/nowhere"], "/nowhere must be a checkpoint, got no such file"),
         (["info", "--model", "/nowhere"], "/nowhere must be a checkpoint, got no such file"),
         (["info", "runs", "--model", "x"], "about one thing, got runs and --model x"),
         (["lipschitz", "/nowhere", "--image", "1x8x8"], "/nowhere must be a checkpoint, got no"),

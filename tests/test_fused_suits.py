@@ -65,6 +65,12 @@ def test_what_does_not_suit_goes_to_autograd_or_says_why(reason):
     torch.testing.assert_close(model(x), net(x).float() if x.dtype is torch.bfloat16 else net(x))
 
 
+def test_images_of_another_type_are_refused():
+    model = engine.prepare(random_net(layers=[1, 1]))
+    with pytest.raises(TypeError, match="images must be float32 like the network, got float64"):
+        model(torch.rand(2, 1, 8, 8, dtype=torch.float64))
+
+
 def test_what_stops_to_suit_is_not_run():
     net = random_net(layers=[1, 1])
     model = engine.prepare(net)
