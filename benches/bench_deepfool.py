@@ -1,5 +1,8 @@
 """DeepFool on a batch of digits against the same DeepFool on one image at a time.
 
+One image at a time it runs twice: through autograd, as one would without this library, and by the
+fused engine, as the batch does.
+
 Run ``python -m benches.bench_deepfool [--images 200] [--epochs 35]``: it trains a small network
 first, and calls each way five times by one thread, which takes minutes.
 """
@@ -12,7 +15,7 @@ import torch
 from torch import Tensor
 
 import fastrobust as fr
-from fastrobust import allocator
+from fastrobust import allocator, engine
 from fastrobust.attacks import AttackResult, DeepFool
 from fastrobust.train import default_config, train
 
@@ -40,15 +43,23 @@ def compare(model: fr.Classifier, x: Tensor, y: Tensor) -> str:
     """Time both ways in turn; say also where their results differ."""
     found: dict[str, list[AttackResult]] = {}
 
-    def attack(name: str, size: int) -> None:
+    plain = engine.prepare(model, backend="autograd")
+
+    def attack(name: str, network: fr.Classifier, size: int) -> None:
         rows = zip(x.split(size), y.split(size), strict=True)
-        found[name] = [DeepFool().run(model, *some) for some in rows]
+        found[name] = [DeepFool().run(network, *some) for some in rows]
 
     timings = interleave(
-        {"batch": lambda: attack("batch", len(x)), "alone": lambda: attack("alone", 1)}, least=3
+        {
+            "batch": lambda: attack("batch", model, len(x)),
+            "alone": lambda: attack("alone", plain, 1),
+            "engine": lambda: attack("engine", model, 1),
+        },
+        least=3,
     )
     batch, alone = timings["batch"], timings["alone"]
     middle, low, high = ratio(alone, batch)
+    same, least, most = ratio(timings["engine"], batch)
     success, l2 = (
         {name: torch.cat([getattr(r, field) for r in results]) for name, results in found.items()}
         for field in ("success", "l2")
@@ -56,7 +67,8 @@ def compare(model: fr.Classifier, x: Tensor, y: Tensor) -> str:
     return (
         f"{batch.median:.2f} s (spread {batch.spread:.0%}) in one batch, "
         f"{alone.median:.2f} s ({alone.spread:.0%}) one by one: "
-        f"{middle:.1f}x ({low:.1f}-{high:.1f})\n"
+        f"{middle:.1f}x ({low:.1f}-{high:.1f}); one by one by the engine, too: "
+        f"{same:.1f}x ({least:.1f}-{most:.1f})\n"
         f"success in {success['batch'].sum()} and {success['alone'].sum()}, "
         f"the same in {(success['batch'] == success['alone']).sum()} of {len(x)} images; "
         f"mean L2 {l2['batch'].mean():.4f} and {l2['alone'].mean():.4f}"
