@@ -11,7 +11,8 @@ float32.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,7 @@ class Oracle:
         loss: Loss,
         sign: Tensor,
         label: Tensor | None = None,
+        rival: Tensor | None = None,
         confirm: bool = True,
     ) -> Answer:
         """Loss and input gradient: one forward and one backward of every row.
@@ -112,9 +114,10 @@ class Oracle:
             loss: a loss of :mod:`fastrobust.objectives`.
             sign: (N,) factor of the loss: 1 to climb away from y, -1 to climb towards it.
             label: (N, d) label vectors, where the loss is one on units.
+            rival: (N,) int64 class to be decided instead of y, where the loss is towards one.
             confirm: whether decisions end rows, and must be float32's where they would.
         """
-        chunks = self._chunks(x, y, sign, label)
+        chunks = self._chunks(x, y, sign, label, rival)
         if self.graphs is None or not isinstance(loss, str):
             return _join([self._gradient(loss, confirm, *rows) for rows in chunks])
         ask = partial(self._gradient, loss, confirm)
@@ -125,16 +128,23 @@ class Oracle:
         return _join(parts)
 
     def score(
-        self, x: Tensor, y: Tensor, loss: Loss, sign: Tensor, label: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        loss: Loss,
+        sign: Tensor,
+        label: Tensor | None = None,
+        rival: Tensor | None = None,
     ) -> Answer:
         """Like :meth:`gradient` without the gradient: one forward of every row."""
-        return _join([self._score(loss, *rows) for rows in self._chunks(x, y, sign, label)])
+        chunks = self._chunks(x, y, sign, label, rival)
+        return _join([self._score(loss, *rows) for rows in chunks])
 
     def decide(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return z (N, d), the decision (N,) and whether it is valid (N,): one forward of a row."""
         parts = []
         with torch.no_grad():
-            for (rows,) in _chunks(self.exact.rows(x), x):
+            for rows in x.split(self.exact.rows(x)):
                 z = self._pre_activation(rows, self.exact)
                 parts.append((z, self.head.decide(z), ~z.isnan().any(1)))
         z, decision, valid = map(torch.cat, zip(*parts, strict=True))
@@ -148,7 +158,8 @@ class Oracle:
             count: number m of outputs to look at, the highest included; at most all are.
             view: ``"class"`` or ``"units"``, see :func:`fastrobust.objectives.leading`.
         """
-        parts = [self._leaders(rows, count, view) for (rows,) in self._chunks(x)]
+        rows = x.split(self.search.rows(x))
+        parts = [self._leaders(part, count, view) for part in rows]
         return parts[0] if len(parts) == 1 else Leaders(*map(torch.cat, zip(*parts, strict=True)))
 
     def _leaders(self, x: Tensor, count: int, view: str) -> Leaders:
@@ -163,10 +174,10 @@ class Oracle:
 
     def _gradient(
         self, loss: Loss, confirm: bool, x: Tensor, y: Tensor, sign: Tensor,
-        label: Tensor | None = None,
+        label: Tensor | None, rival: Tensor | None,
     ) -> Answer:  # fmt: skip
         x, z = self._forward(x)
-        value, cotangent, decision = judge(self.head, z.detach(), y, loss, label)
+        value, cotangent, decision = judge(self.head, z.detach(), y, loss, label, rival)
         if confirm:
             decision = self._confirmed(decision, x.detach(), y, sign)
         grad = self._backward(z, x, cotangent * sign.to(z.dtype)[:, None])
@@ -174,11 +185,12 @@ class Oracle:
         return Answer(z.detach(), value * sign.to(z.dtype), grad.contiguous(), decision, valid)
 
     def _score(
-        self, loss: Loss, x: Tensor, y: Tensor, sign: Tensor, label: Tensor | None = None
-    ) -> Answer:
+        self, loss: Loss, x: Tensor, y: Tensor, sign: Tensor,
+        label: Tensor | None, rival: Tensor | None,
+    ) -> Answer:  # fmt: skip
         with torch.no_grad():
             z = self._pre_activation(x, self.search)
-        value, _, decision = judge(self.head, z, y, loss, label)
+        value, _, decision = judge(self.head, z, y, loss, label, rival)
         decision = self._confirmed(decision, x, y, sign)
         return Answer(z, value * sign.to(z.dtype), z[:, :0], decision, ~z.isnan().any(1))
 
@@ -227,9 +239,13 @@ class Oracle:
             x if self._dtype is None else x.to(self._dtype), backend
         )
 
-    def _chunks(self, *tensors: Tensor | None) -> Iterator[tuple[Tensor, ...]]:
-        given = [t for t in tensors if t is not None]
-        return _chunks(self.search.rows(given[0]), *given)
+    def _chunks(
+        self, x: Tensor, y: Tensor, sign: Tensor, *others: Tensor | None
+    ) -> Iterator[tuple[Any, ...]]:
+        """Cut along the rows; what is not there is not there in any piece."""
+        size = self.search.rows(x)
+        cut = [repeat(None) if t is None else t.split(size) for t in (x, y, sign, *others)]
+        return zip(*cut, strict=False)
 
 
 @contextmanager
@@ -287,11 +303,6 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 def _peak(rows: Tensor) -> Tensor:
     """Largest magnitude of each row (N, 1), never zero."""
     return rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
-
-
-def _chunks(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cut along the rows."""
-    return zip(*(t.split(rows) for t in tensors), strict=True)
 
 
 def _join(parts: list[Answer]) -> Answer:

@@ -5,6 +5,7 @@ scores whose argmax is the decision, and the training loss. The three of the pap
 arXiv 1812.00181) are ``Softmax("ce")``, ``Softmax("mse")`` and ``Codeword(book)``.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -59,10 +60,7 @@ class Head(nn.Module):
         """Class scores (N, K): the argmax is the decision. Differentiable."""
         if self.vectors is None:
             return z
-        # Nearest codeword: |u - Y_k|^2 = |u|^2 - 2 (u.Y_k - |Y_k|^2 / 2), the first term common.
-        vectors = self.vectors.to(z.dtype)
-        temperature = vectors.shape[1] * TEMPERATURE_PER_UNIT
-        return (self.units(z) @ vectors.T - vectors.square().sum(1) / 2) / temperature
+        return class_scores(self.units(z), self.vectors.to(z.dtype))
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
         """Training loss (N,), differentiable, of pre-activations z (N, d) with labels y (N,).
@@ -90,6 +88,26 @@ class Head(nn.Module):
         if before is not None and after is not None and after.itemsize < before.itemsize:
             self.vectors = before.to(after.device)
         return self
+
+
+def class_scores(u: Tensor, vectors: Tensor) -> Tensor:
+    """Class scores (N, K) of units u (N, d) beside target vectors (K, d).
+
+    Nearest codeword: |u - Y_k|^2 = |u|^2 - 2 (u.Y_k - |Y_k|^2 / 2), the first term common to all.
+    """
+    temperature = vectors.shape[1] * TEMPERATURE_PER_UNIT
+    return (u @ vectors.T - vectors.square().sum(1) / 2) / temperature
+
+
+def tanh_units(z: Tensor, least_slope: float = 0.0) -> Tensor:
+    """Units tanh(z), once differentiable by the slope max(1 - tanh(z)^2, least_slope).
+
+    The slope is computed without the cancellation that makes it zero from |z| = 9 on in float32.
+    """
+    e = (-2 * z.detach().abs()).exp()
+    slope = (4 * e / (1 + e).square()).clamp_min(least_slope)
+    # To autograd tanh(z) is constant; the slope comes in by a term that is zero.
+    return z.detach().tanh() + slope * (z - z.detach())
 
 
 class Softmax(Head):
@@ -133,6 +151,58 @@ class Codeword(Head):
         if not isinstance(book, Codebook):
             raise TypeError(f"book must be a Codebook, got {type(book).__name__}")
         super().__init__("tanh", "mse", book.vectors.clone())
+
+
+class Surrogate(Head):
+    """Another head for attacks to climb; decisions, units and training loss are the first one's.
+
+    Where tanh saturates or a softmax is flat the gradients of a classifier vanish while its
+    decisions still change: an attack that looks at smoother scores gets through (Tramer et al.,
+    arXiv 2002.08347). Losses on class scores (``"ce"``, ``"margin"``, ``"dlr"``, callables) see the
+    scores below; success is always decided by the head itself.
+
+    Args:
+        head: whose decisions count.
+        tanh: ``"exact"``; ``"bypass"``: the backward pass takes max(1 - u^2, gamma) for the slope
+            of tanh; ``"skip"``: scores are computed of z in the place of u. Heads without tanh have
+            the first alone.
+        gamma: least slope under ``"bypass"``.
+        temperature: scores are divided by it.
+
+    Raises:
+        TypeError: `head` is none, or a surrogate.
+        ValueError: an unknown word, one that does not suit the head, a number that is not positive.
+
+    Example:
+        >>> book = Codebook.one_hot(3)
+        >>> z = torch.full((1, 3), 20.0, requires_grad=True)
+        >>> heads = Codeword(book), Surrogate(Codeword(book), tanh="bypass")
+        >>> tops = [head.scores(z)[0, 0] for head in heads]
+        >>> [round(float(torch.autograd.grad(top, z)[0][0, 0]), 3) for top in tops]
+        [0.0, 0.4]
+    """
+
+    def __init__(
+        self, head: Head, tanh: str = "exact", gamma: float = 0.1, temperature: float = 1.0
+    ) -> None:
+        if not isinstance(head, Head) or isinstance(head, Surrogate):
+            raise TypeError(f"head must be one of a classifier, got {type(head).__name__}")
+        words = ("exact", "bypass", "skip") if head.activation == "tanh" else ("exact",)
+        if tanh not in words:
+            raise ValueError(f"tanh must be one of {words} for this head, got {tanh!r}")
+        for name, value in (("gamma", gamma), ("temperature", temperature)):
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be > 0 and finite, got {value!r}")
+        super().__init__(head.activation, head.training_loss, head.vectors)
+        self.tanh, self.gamma, self.temperature = tanh, gamma, temperature
+
+    def scores(self, z: Tensor) -> Tensor:
+        """Class scores (N, K) to climb: not always those that decide."""
+        if self.vectors is None:
+            return z / self.temperature
+        least = self.gamma if self.tanh == "bypass" else 0.0
+        u = z if self.tanh == "skip" else tanh_units(z, least)
+        return class_scores(u, self.vectors.to(z.dtype)) / self.temperature
 
 
 class Linear(Head):

@@ -7,12 +7,14 @@ same length, and takes the largest unit for the decision: what the paper's attac
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .heads import TEMPERATURE_PER_UNIT, Head
+from . import losses
+from .heads import TEMPERATURE_PER_UNIT, Head, Surrogate, class_scores, tanh_units
 from .ops.head import launch_head
 
 Loss = str | Callable[[Tensor, Tensor], Tensor]
@@ -38,7 +40,12 @@ def reads_units(loss: Loss) -> bool:
 
 
 def judge(
-    head: Head, z: Tensor, y: Tensor, loss: Loss, label: Tensor | None = None
+    head: Head,
+    z: Tensor,
+    y: Tensor,
+    loss: Loss,
+    label: Tensor | None = None,
+    rival: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute a loss that is low where z is decided y.
 
@@ -48,6 +55,8 @@ def judge(
         y: (N,) int64 labels or targets.
         loss: a name of this module, or a callable (scores (N, K), y) -> (N,).
         label: (N, d) label vectors, for the losses on units.
+        rival: (N,) int64 the class to be decided instead of y, for ``"ce"``, ``"margin"`` and
+            ``"dlr"``; otherwise whichever is nearest.
 
     Returns:
         The loss (N,), its gradient by z (N, d) and the decision (N,).
@@ -57,6 +66,11 @@ def judge(
     """
     if not isinstance(loss, str):
         value, dz = _differentiate(loss, head.scores, z, y)
+        return value, dz, head.decide(z)
+    if rival is not None or (isinstance(head, Surrogate) and loss in losses.ON_SCORES):
+        # The kernel knows neither: there are few such rows, and autograd through a head is cheap.
+        on_scores = losses.on_scores(loss, rival)
+        value, dz = _differentiate(on_scores, partial(_scores, head), z, y)
         return value, dz, head.decide(z)
     if label is not None and reads_units(loss):
         value, dz = _on_units(head, z, label, loss)
@@ -142,6 +156,13 @@ def outputs(head: Head, z: Tensor) -> Tensor:
     Tanh units, the probabilities of a model trained on their squared error, else z itself.
     """
     return head.units(z) if head.training_loss == "mse" else z
+
+
+def _scores(head: Head, z: Tensor) -> Tensor:
+    """Class scores (N, K), differentiable without the cancellation in the slope of tanh."""
+    if head.activation != "tanh" or head.vectors is None or isinstance(head, Surrogate):
+        return head.scores(z)
+    return class_scores(tanh_units(z), head.vectors.to(z.dtype))
 
 
 def _on_units(head: Head, z: Tensor, label: Tensor, loss: str) -> tuple[Tensor, Tensor]:

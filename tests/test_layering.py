@@ -25,7 +25,7 @@ LAYERS = [
     {"lanczos", "singular", "torus"},
     {"slots"},
     {"engine", "prepared", "backends", "fused", "folding", "graphs"},
-    {"objectives"},
+    {"objectives", "losses"},
     {"classifier", "heads", "codebook", "models"},
     {"ops"},
     {"build"},

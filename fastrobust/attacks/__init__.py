@@ -1,5 +1,6 @@
 """Attacks: frozen dataclasses whose repr names a cell, a test and a table row."""
 
+from .apgd import APGD
 from .base import Attack, from_repr
 from .cwl2 import CWL2, ModifiedCWL2
 from .deepfool import DeepFool
@@ -9,6 +10,7 @@ from .sign import BIM, FGSM, MIM, PGD
 from .targets import random_targets
 
 __all__ = [
+    "APGD",
     "BIM",
     "CWL2",
     "FGSM",

@@ -19,6 +19,7 @@ from ..heads import Head
 from ..objectives import Loss, label_vectors, reads_units, resembles
 from .fields import CHECKS, read, written
 from .result import AttackResult
+from .rivals import rivals
 from .state import Rows, State, beside
 from .targets import Goal, goal, row_index
 
@@ -35,6 +36,7 @@ class Attack(Generic[S]):
     budget: ClassVar[str | None] = None  # the field that `run` takes per row
     prefix: ClassVar[str | None] = None  # the field by which a shorter run begins a longer one
     climbs: ClassVar[bool] = True  # the loss goes up; a search for the least one goes down
+    targets: int = 0  # rival classes to go for one after another
     clip: tuple[float, float] | None
 
     def __post_init__(self) -> None:
@@ -159,7 +161,11 @@ class Attack(Generic[S]):
                 own = self.budget or "no budget"
                 raise TypeError(f"{type(self).__name__} must be given {own} per row, got {name}")
         self.require(wish.sign)
-        label, asked = None, wish.asked
+        label, classes, asked = None, None, wish.asked
+        if self.targets:
+            z = network.decide(x0)[0] if wish.z is None else wish.z
+            asked += int(not asked)
+            classes = rivals(network.head.scores(z), wish.y, self.targets)
         if self.reads_units:
             z = network.decide(x0)[0] if wish.z is None else wish.z
             # A guess is made at the clean image; a target's vector and a one-hot label are known.
@@ -173,6 +179,7 @@ class Attack(Generic[S]):
             index=row_index(index, x0).contiguous(),
             seed=seed,
             label=label,
+            rivals=classes,
             **budgets,
         )
         state = self.init(rows)
@@ -268,11 +275,16 @@ class Attack(Generic[S]):
 
     def require(self, sign: Tensor) -> None:
         """Raise ValueError where the rows' directions (N,), 1 away and -1 towards, do not suit."""
+        if self.targets and (sign < 0).any():
+            raise ValueError(
+                f"{self!r} chooses its targets itself, got a target in {int((sign < 0).sum())} of "
+                f"{len(sign)} rows"
+            )
 
     def ask(self, network: Oracle, state: S, live: Tensor, gradient: bool = True) -> Answer:
         """Ask about every row at ``state.x``; book it on the rows that are `live`, (N,) bool."""
         sign = state.sign if self.climbs else -state.sign
-        asked = state.x, state.y, self.objective, sign, state.label
+        asked = state.x, state.y, self.objective, sign, state.label, state.rival
         if gradient:
             answer = network.gradient(*asked, confirm=self.ends_early)
         else:

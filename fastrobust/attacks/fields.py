@@ -90,6 +90,8 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "label_sum_norm": flag,
     "random_start": flag,
     "restarts": count,
+    "targets": partial(count, least=0),
+    "rho": number,
     "norm": word("linf", "l2"),
     "keep": word("best", "last"),
     "initial_const": positive,

@@ -24,6 +24,7 @@ class Rows:
         eps: (N,) budget of the row in pixel units, for attacks inside a ball.
         initial_const: (N,) float64 first weight of the loss, for attacks that search for it.
         label: (N, d) label vector beside the output units, for attacks in units view.
+        rivals: (N, T) int64 classes to be decided as, for attacks that go for one after another.
     """
 
     x0: Tensor
@@ -34,6 +35,7 @@ class Rows:
     eps: Tensor | None = None
     initial_const: Tensor | None = None
     label: Tensor | None = None
+    rivals: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x0)
@@ -78,6 +80,7 @@ class State(Rows):
         queries: (N,) int64 forwards and backwards that the row has cost.
         invalid: (N,) bool, True where the network gave NaN.
         stalled: (N,) bool, True where the attack stopped since all its gradients were zero.
+        rival: (N,) int64 class that the row now tries to be decided as, where it goes for one.
     """
 
     x: Tensor
@@ -85,6 +88,7 @@ class State(Rows):
     queries: Tensor
     invalid: Tensor
     stalled: Tensor
+    rival: Tensor | None = None
 
 
 def beside(flags: Tensor, images: Tensor) -> Tensor:
