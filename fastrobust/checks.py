@@ -22,6 +22,17 @@ def images(x: object, name: str = "x") -> Tensor:
     return x
 
 
+def like(images_: object, x: Tensor, name: str) -> Tensor:
+    """Return finite images of x's shape, dtype and device, one for each, else raise."""
+    found = images(images_, name)
+    if found.shape != x.shape or found.dtype != x.dtype or found.device != x.device:
+        raise ValueError(
+            f"{name} must be like x, {tuple(x.shape)} {x.dtype} on {x.device}, got "
+            f"{tuple(found.shape)} {found.dtype} on {found.device}"
+        )
+    return found.detach()
+
+
 def labels(
     y: object, count: int, num_classes: int, device: torch.device, name: str = "y"
 ) -> Tensor:

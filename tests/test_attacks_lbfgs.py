@@ -76,7 +76,7 @@ def test_a_minimum_is_as_low_as_scipys(dtype, head, loss):
         ours = [objective(net, flat[i], int(target[i]), c, loss)(ends[i])[0] for i in range(len(x))]
         assert np.mean(ours) <= np.mean(scipys) * 1.001
         assert ends.min() >= 0 and ends.max() <= 1
-        assert np.mean(np.abs(np.array(ours) - scipys) <= 1e-4 * np.array(scipys)) >= 0.9
+        assert np.mean(np.abs(np.array(ours) - scipys) <= 1e-3 * np.array(scipys)) >= 0.9
 
 
 @pytest.mark.parametrize("head", HEADS)

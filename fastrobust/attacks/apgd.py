@@ -15,7 +15,7 @@ from torch import Tensor
 from ..engine import Answer, Oracle
 from ..objectives import Loss
 from ..ops.start import launch_start
-from ..ops.step import launch_step
+from ..ops.step import into_ball, launch_step
 from .base import Attack
 from .state import Rows, State, beside, counters
 
@@ -108,13 +108,6 @@ class APGD(Attack[APGDState]):
     rho: float = 0.75
     clip: tuple[float, float] | None = (0.0, 1.0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.targets and self.loss not in ("ce", "margin", "dlr"):
-            raise ValueError(
-                f'loss must be "ce", "margin" or "dlr" with targets, got {self.loss!r}'
-            )
-
     def init(self, rows: Rows) -> APGDState:
         """Start every row at random inside its ball."""
         assert rows.eps is not None
@@ -141,6 +134,13 @@ class APGD(Attack[APGDState]):
         )
         self._begin(state)
         return state
+
+    def start_at(self, state: APGDState, start: Tensor) -> None:
+        """Put fresh rows at images (N, ...), moved into ball and box."""
+        assert state.eps is not None
+        state.x.copy_(start)
+        into_ball(state.x, state.x0, state.eps, self.norm, self.clip)
+        state.last.copy_(state.x)
 
     def advance(self, state: APGDState, answer: Answer, live: Tensor) -> None:
         """Look at the iterate and at the progress so far, then take a step."""
@@ -187,9 +187,7 @@ class APGD(Attack[APGDState]):
         launch_start(
             state.x, state.x0, self.norm, state.eps, state.seed, state.index, state.run, lo, hi
         )
-        if state.rivals is not None and state.rival is not None:
-            place = state.run % state.rivals.shape[1]
-            state.rival.copy_(state.rivals.gather(1, place[:, None])[:, 0])
+        self.choose(state, state.run)
         state.last.copy_(state.x)
         state.size.copy_(2 * state.eps)
         # In the first window the loss itself must rise: there is no size that it could have kept.
@@ -229,8 +227,7 @@ class APGD(Attack[APGDState]):
         there.lerp_(2 * state.x - state.last, inertia)
         state.last.copy_(state.x)
         state.x.copy_(there)
-        # A step of no length brings the sum back into ball and box.
-        launch_step(state.x, state.x0, grad, None, kind, state.eps, 0.0, 0.0, lo, hi)
+        into_ball(state.x, state.x0, state.eps, self.norm, self.clip)
 
     def _renew(self, state: APGDState, rows: Tensor) -> None:
         """Begin the next run of `rows`, (M,) int64."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import checks, slots
 from ..engine import Answer, Model, Oracle, oracle
 from ..heads import Head
+from ..losses import ON_SCORES
 from ..objectives import Loss, label_vectors, reads_units, resembles
 from .fields import CHECKS, read, written
 from .result import AttackResult
@@ -53,6 +54,10 @@ class Attack(Generic[S]):
                     f"{kind.__name__} must have a check of {name!r} in attacks/fields.py, got none"
                 )
             object.__setattr__(self, name, CHECKS[name](name, getattr(self, name)))
+        if self.targets and self.objective not in ON_SCORES:
+            raise ValueError(
+                f"loss must be one of {', '.join(ON_SCORES)} with targets, got {self.objective!r}"
+            )
 
     def __repr__(self) -> str:
         return written(self)
@@ -72,6 +77,7 @@ class Attack(Generic[S]):
         initial_const: float | Tensor | None = None,
         seed: int = 0,
         index: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> AttackResult:
         """Attack a batch of images.
 
@@ -87,6 +93,9 @@ class Attack(Generic[S]):
             seed: seed of the attack's random numbers.
             index: (N,) int64 place of each image in its data set, the key of its random numbers;
                 0..N-1 by default.
+            start: (N, ...) images like x to start from, such as those of a weaker attack, instead
+                of the image or the random start; they are moved into ball and box. Later restarts
+                are random. For PGD and APGD.
 
         Returns:
             An :class:`AttackResult`. A row for which the model gives NaN is flagged there, and a
@@ -94,9 +103,10 @@ class Attack(Generic[S]):
 
         Raises:
             TypeError: x or labels of a wrong dtype, a model that is neither module nor callable, a
-                budget that the attack has not.
-            ValueError: NaN or inf in x, x outside the box, a label out of range, a target equal to
-                its label, a wrong shape, a negative eps, a model whose output is not (N, K).
+                budget or a start that the attack has no use for.
+            ValueError: NaN or inf in x or start, x outside the box, a label out of range, a target
+                equal to its label, a wrong shape, a negative eps, a model whose output is not
+                (N, K).
             RuntimeError: tensors or model on different devices.
 
         Example:
@@ -109,6 +119,8 @@ class Attack(Generic[S]):
         """
         x = checks.images(x).detach()
         self.check_box(x)
+        if start is not None:
+            start = checks.like(start, x, "start")
         with oracle(model, x.device) as network:
             if not len(x):
                 return _empty(x)
@@ -117,8 +129,9 @@ class Attack(Generic[S]):
             x0 = x.to(torch.promote_types(x.dtype, torch.float32), copy=True).contiguous()
             wish = goal(network, x0, y, target)
             state = self.start(
-                network, x0, wish, eps=eps, initial_const=initial_const, seed=seed, index=index
-            )
+                network, x0, wish,
+                eps=eps, initial_const=initial_const, seed=seed, index=index, start=start,
+            )  # fmt: skip
             for caution in self.cautions(network, state):
                 warnings.warn(caution, UserWarning, stacklevel=2)
             slots.drive(self, network, state)
@@ -142,6 +155,7 @@ class Attack(Generic[S]):
         initial_const: float | Tensor | None = None,
         seed: int = 0,
         index: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> S:
         """Return the state of rows of which nothing is known but what they want.
 
@@ -183,6 +197,8 @@ class Attack(Generic[S]):
             **budgets,
         )
         state = self.init(rows)
+        if start is not None:
+            self.start_at(state, start)
         state.queries += asked
         state.invalid |= ~wish.valid
         return state
@@ -280,6 +296,16 @@ class Attack(Generic[S]):
                 f"{self!r} chooses its targets itself, got a target in {int((sign < 0).sum())} of "
                 f"{len(sign)} rows"
             )
+
+    def choose(self, state: S, run: Tensor) -> None:
+        """Let rows go for the rival of their run, (N,) int64: for each in turn."""
+        if state.rivals is not None and state.rival is not None:
+            place = run % state.rivals.shape[1]
+            state.rival.copy_(state.rivals.gather(1, place[:, None])[:, 0])
+
+    def start_at(self, state: S, start: Tensor) -> None:
+        """Put fresh rows at images (N, ...) like x0, moved into ball and box."""
+        raise TypeError(f"start must be for PGD or APGD, got one for {self!r}")
 
     def ask(self, network: Oracle, state: S, live: Tensor, gradient: bool = True) -> Answer:
         """Ask about every row at ``state.x``; book it on the rows that are `live`, (N,) bool."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..engine import Answer, Oracle
 from ..objectives import TRAIN_BY_SUM, Loss
 from ..ops.start import launch_start
-from ..ops.step import launch_step
+from ..ops.step import into_ball, launch_step
 from .base import Attack
 from .state import Rows, State, beside, counters
 
@@ -24,7 +24,7 @@ class SignState(State):
     """State of a sign attack.
 
     Attributes:
-        restart: (N,) int64 restart that the row is in.
+        restart: (N,) int64 runs before this one: restarts, times rivals.
         won: (N,) bool, whether an iterate has succeeded.
         momentum: (N, ...) running sum of gradients, or None.
         best: (N, ...) best iterate so far, or None where the last one is returned.
@@ -62,7 +62,8 @@ class SignAttack(Attack[SignState]):
             won=torch.zeros_like(rows.index, dtype=torch.bool),
             best_loss=torch.full_like(rows.sign, -torch.inf, dtype=torch.float64),
             momentum=torch.zeros_like(rows.x0) if self._kind == "momentum" else None,
-            best=rows.x0.clone() if self.keep == "best" or self.restarts > 1 else None,
+            best=rows.x0.clone() if self.ends_early else None,
+            rival=None if rows.rivals is None else rows.rivals[:, 0].clone(),
         )
         self._start(state)
         return state
@@ -79,7 +80,7 @@ class SignAttack(Attack[SignState]):
         )  # fmt: skip
         spent = live & (state.iteration == self.steps)
         state.iteration += 1
-        if self.restarts > 1 and spent.any():
+        if self._runs(state) > 1 and spent.any():
             rows = spent.nonzero().flatten()
             again = state.take(rows)
             again.restart += 1
@@ -89,7 +90,7 @@ class SignAttack(Attack[SignState]):
 
     def done(self, state: SignState) -> Tensor:
         """All steps of the last restart made, or a success that ends the search."""
-        spent = (state.iteration >= self.steps) & (state.restart == self.restarts - 1)
+        spent = (state.iteration >= self.steps) & (state.restart == self._runs(state) - 1)
         return spent | state.won | state.invalid
 
     def verdict(self, network: Oracle, state: SignState) -> Tensor:
@@ -119,7 +120,7 @@ class SignAttack(Attack[SignState]):
     @property
     def ends_early(self) -> bool:
         """Whether iterates are looked at on the way."""
-        return self.keep == "best" or self.restarts > 1
+        return self.keep == "best" or self.restarts > 1 or self.targets > 0
 
     @property
     def _kind(self) -> str:
@@ -132,13 +133,17 @@ class SignAttack(Attack[SignState]):
         The random start is not moved into the box: its first gradient is taken outside of it, as in
         cleverhans' MadryEtAl; the first step goes into the box.
         """
+        assert state.eps is not None
         state.x.copy_(state.x0)
         if self.random_start:
-            assert state.eps is not None
             launch_start(
                 state.x, state.x0, self.norm, state.eps,
                 state.seed, state.index, state.restart, None, None,
             )  # fmt: skip
+        self.choose(state, state.restart)
+
+    def _runs(self, state: SignState) -> int:
+        return self.restarts * (1 if state.rivals is None else state.rivals.shape[1])
 
     def _look(self, state: SignState, answer: Answer, live: Tensor) -> None:
         """Keep the iterate if it is the row's first success or its highest loss so far."""
@@ -261,7 +266,11 @@ class PGD(FGSM):
         step_size: size of a step, in the units of `norm`.
         steps: number of steps.
         random_start: start at random inside the ball, else at the image.
-        restarts: number of starts; a later one is for rows that no earlier one broke.
+        restarts: number of starts; a later one is for rows that no earlier one broke. With
+            `targets`, for each of them.
+        targets: number of rival classes to go for, each in a run of its own, highest score at the
+            image first; 0 for none. With the loss ``"margin"`` this is the multi-targeted attack of
+            Gowal et al. (arXiv 1910.09338).
         norm: ``"linf"`` (steps by the sign) or ``"l2"`` (steps along the gradient).
         keep: as in :class:`BIM`; over restarts the first success, else the highest loss, is kept.
 
@@ -279,6 +288,7 @@ class PGD(FGSM):
     steps: int = 40
     random_start: bool = True
     restarts: int = 1
+    targets: int = 0
     norm: Literal["linf", "l2"] = "linf"
     keep: Literal["last", "best"] = "best"
 
@@ -286,6 +296,12 @@ class PGD(FGSM):
         super().__post_init__()
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts must be 1 without random_start, got {self.restarts}")
+
+    def start_at(self, state: SignState, start: Tensor) -> None:
+        """Put fresh rows at images (N, ...), moved into ball and box."""
+        assert state.eps is not None
+        state.x.copy_(start)
+        into_ball(state.x, state.x0, state.eps, self.norm, self.clip)
 
     @classmethod
     def madry(cls, eps: float) -> "PGD":

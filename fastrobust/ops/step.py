@@ -138,6 +138,15 @@ def launch_step(
     return x
 
 
+def into_ball(
+    x: Tensor, x0: Tensor, eps: Tensor, norm: str, clip: tuple[float, float] | None
+) -> Tensor:
+    """Move images (N, ...) in place into the `norm` balls around `x0`, and into the box."""
+    lo, hi = clip or (None, None)
+    # A step of no length ends where every step does.
+    return launch_step(x, x0, x0, None, "l2" if norm == "l2" else "sign", eps, 0.0, 0.0, lo, hi)
+
+
 def step_ref_(
     x: Tensor,
     x0: Tensor,

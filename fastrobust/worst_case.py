@@ -1,0 +1,152 @@
+"""The worst that attacks do to each image of a set, one attack after another."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .attacks.state import beside
+from .classifier import Classifier
+from .engine import Oracle
+from .heads import Head
+from .journal import Journal
+from .lineup import Stage
+from .losses import on_scores
+from .ops.step import into_ball
+from .prepared import Prepared
+from .progress import Tracker
+
+Run = Callable[[Tensor], dict[str, Tensor]]
+
+BLOCK = 512  # images that one piece of work holds: the most that a killed evaluation loses
+
+
+class WorstCase:
+    """Drives attacks over the images that still stand, and keeps what came of it.
+
+    Args:
+        model: Who is attacked.
+        network: The same, opened: what decides.
+        x: (N, ...) images.
+        y: (N,) int64 labels.
+        eps: Radius of the ball around each.
+        norm: ``"linf"`` or ``"l2"``.
+        clip: Box of the pixels, or None.
+        seed: Of random starts; each attack gets one of its own.
+        journal: Keeps finished pieces.
+        tracker: Is told of each image and attack.
+
+    Attributes:
+        adv: (N, ...) the image that broke each, else the one that came closest.
+        margin: (N,) how far the best wrong class is above the label there.
+        correct: (N,) bool, whether the clean image is decided as its label.
+        broken_by: (N,) int64 which of the attacks so far did, -1 for none.
+        queries: (N,) int64 forwards and backwards.
+    """
+
+    def __init__(
+        self, model: Prepared, network: Oracle, x: Tensor, y: Tensor, eps: float, norm: str,
+        clip: tuple[float, float] | None, seed: int, journal: Journal, tracker: Tracker,
+    ) -> None:  # fmt: skip
+        self.model, self.network, self.x, self.y = model, network, x, y
+        self.eps, self.norm, self.clip, self.seed = eps, norm, clip, seed
+        self.journal, self.tracker = journal, tracker
+        self.attacks = 0
+        self.adv = x.clone()
+        self.margin = torch.full_like(y, -torch.inf, dtype=torch.float64)
+        self.correct = torch.zeros_like(y, dtype=torch.bool)
+        self.broken_by = torch.full_like(y, -1)
+        self.queries = torch.zeros_like(y)
+        for rows in self._blocks(torch.arange(len(x), device=x.device)):
+            found = self._once("clean", rows, lambda rows: self._judged(x[rows], rows))
+            self.margin[rows] = found["margin"]
+            self.correct[rows] = found["valid"] & ~found["broken"]
+            self.queries[rows] += found["queries"]
+            tracker.advance(len(rows))
+
+    @property
+    def broken(self) -> Tensor:
+        """(N,) bool, whether the label is not decided, on the clean image or on another one."""
+        return ~self.correct | (self.broken_by >= 0)
+
+    def attack(self, stage: Stage) -> dict[str, float]:
+        """Run one attack on every image that stands; return what it did in numbers."""
+        model = self.model if stage.head is None else with_head(self.model, stage.head)
+
+        def run(rows: Tensor) -> dict[str, Tensor]:
+            found = stage.attack.run(
+                model, self.x[rows], self.y[rows], seed=self.seed + self.attacks, index=rows,
+                start=self.adv[rows] if stage.warm else None,
+            )  # fmt: skip
+            judged = self._judged(found.adv, rows)
+            judged["queries"] += found.queries
+            return judged
+
+        return self._all(stage.name, run)
+
+    def try_images(self, name: str, images: Tensor) -> dict[str, float]:
+        """Try images (N, ...) that somebody else made."""
+        return self._all(name, lambda rows: self._judged(images[rows], rows))
+
+    def _all(self, name: str, run: Run) -> dict[str, float]:
+        standing = (~self.broken).nonzero().flatten()
+        sums = {"tried": len(standing), "broke": 0, "evaluations": 0, "seconds": 0.0}
+        self.tracker.note(f"{name}: {len(standing)} standing")
+        for rows in self._blocks(standing):
+            found = self._once(f"{self.attacks:02d}", rows, run)
+            better = found["broken"] | (found["margin"] > self.margin[rows])
+            adv = torch.where(beside(better, found["adv"]), found["adv"], self.adv[rows])
+            self.adv[rows] = adv
+            self.margin[rows] = torch.where(better, found["margin"], self.margin[rows])
+            self.broken_by[rows[found["broken"]]] = self.attacks
+            self.queries[rows] += found["queries"]
+            sums["broke"] += int(found["broken"].sum())
+            sums["evaluations"] += int(found["queries"].sum())
+            sums["seconds"] += float(found["seconds"])
+            self.tracker.advance(len(rows))
+        self.tracker.advance(len(self.x) - len(standing))
+        self.attacks += 1
+        return sums
+
+    def _judged(self, adv: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        """Decide about images, once they are inside ball and box whatever their maker says."""
+        adv = adv.clone()
+        eps = adv.new_full((len(adv),), self.eps)
+        into_ball(adv, self.x[rows].contiguous(), eps, self.norm, self.clip)
+        z, decision, valid = self.network.decide(adv)
+        margin = on_scores("margin")(self.network.head.scores(z), self.y[rows]).double()
+        return {
+            "adv": adv,
+            "margin": margin.nan_to_num(nan=-torch.inf),
+            # Where a model gives NaN it decides nothing: no attack gets credit for that.
+            "broken": (decision != self.y[rows]) & valid,
+            "valid": valid,
+            "queries": torch.ones_like(rows),
+        }
+
+    def _blocks(self, rows: Tensor) -> tuple[Tensor, ...]:
+        return rows.split(BLOCK) if len(rows) else ()
+
+    def _once(self, name: str, rows: Tensor, run: Run) -> dict[str, Tensor]:
+        """Run a piece of work, or take what the journal has of it."""
+
+        def compute() -> dict[str, np.ndarray]:
+            start = time.perf_counter()
+            found = {key: value.cpu().numpy() for key, value in run(rows).items()}
+            seconds = np.float64(time.perf_counter() - start)
+            return {**found, "rows": rows.cpu().numpy(), "seconds": seconds}
+
+        kept = self.journal.once(f"{name}-{int(rows[0]):07d}", compute)
+        return {
+            key: torch.from_numpy(np.asarray(value)).to(self.x.device)
+            for key, value in kept.items()
+        }
+
+
+def with_head(model: Prepared, head: Head) -> Prepared:
+    """Return the same network under another head."""
+    twin = Classifier(model.net, head)
+    twin.mean, twin.std = model.mean, model.std
+    return Prepared(twin, model.search, model.exact, model.graph)
