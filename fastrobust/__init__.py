@@ -5,7 +5,7 @@ data sets, training, sweeps and reports need the ``paper`` extra and load on fir
 """
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from . import attacks, engine, heads, models, ops, spectral
 from .build import build_info
@@ -30,11 +30,14 @@ __all__ = [
     "spectral",
 ]
 
+# `evaluate` is a function of the module evaluation; the others are modules.
 _ON_FIRST_USE = ("checkpoint", "data", "plans", "presets", "report", "sweep", "train")
 
 
-def __getattr__(name: str) -> ModuleType:
-    """Import a submodule of the ``paper`` extra when it is first named."""
+def __getattr__(name: str) -> Any:
+    """Import what needs the ``paper`` extra when it is first named."""
+    if name == "evaluate":
+        return importlib.import_module(f"{__name__}.evaluation").evaluate
     if name in _ON_FIRST_USE:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

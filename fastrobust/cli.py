@@ -190,6 +190,7 @@ def report_command(
 
 
 app.command()(commands.attack)
+app.command()(commands.evaluate)
 app.command()(commands.info)
 app.command()(commands.lipschitz)
 

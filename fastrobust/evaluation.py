@@ -54,6 +54,7 @@ class Evaluation:
     Attributes:
         adv: (N, ...) for each broken image the one that broke it, otherwise the one that came
             closest; x itself where the clean image is misclassified.
+        decision: (N,) int64 what the model decides on `adv`, -1 where it gives NaN.
         correct: (N,) bool, whether the clean image is decided as its label.
         broken: (N,) bool, whether it is misclassified or an attack got it.
         broken_by: (N,) int64 place in `contributions` of the attack that did, -1 for none.
@@ -64,6 +65,7 @@ class Evaluation:
     """
 
     adv: Tensor
+    decision: Tensor
     correct: Tensor
     broken: Tensor
     broken_by: Tensor
@@ -134,7 +136,7 @@ def evaluate(
         clip: Box of the pixels, or None for no box.
         seed: Of all random numbers. They are keyed by an image's place in x.
         transferred: Images (N, ...) that were made on other models; they are moved into ball and
-            box, tried as they are and then as starting points.
+            box, tried as they are and, where they come closest, as starting points.
         out: A folder where finished parts are kept, so that a killed evaluation goes on there;
             None keeps nothing.
         check: Whether to look for reasons not to believe the result.
@@ -190,6 +192,7 @@ def evaluate(
     )  # fmt: skip
     return Evaluation(
         adv=worst.adv,
+        decision=worst.decision,
         correct=worst.correct,
         broken=worst.broken,
         broken_by=worst.broken_by,

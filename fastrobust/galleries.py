@@ -78,7 +78,7 @@ def _pictures(run: Run, result: Result) -> tuple[Picture, ...]:
     places = [int(np.flatnonzero(labels == label)[0]) for label in np.unique(labels)]
     return tuple(
         Picture(
-            _png(images[place]),
+            png(images[place]),
             names[labels[place]],
             names[result.rows["decision"][place]],
             bool(result.rows["success"][place]),
@@ -87,7 +87,7 @@ def _pictures(run: Run, result: Result) -> tuple[Picture, ...]:
     )
 
 
-def _png(image: np.ndarray) -> str:
+def png(image: np.ndarray) -> str:
     """Return an image (C, H, W) with pixels in [0, 1] as a data address."""
     pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
     pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))

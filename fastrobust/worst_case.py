@@ -40,6 +40,7 @@ class WorstCase:
 
     Attributes:
         adv: (N, ...) the image that broke each, else the one that came closest.
+        decision: (N,) int64 what is decided there.
         margin: (N,) how far the best wrong class is above the label there.
         correct: (N,) bool, whether the clean image is decided as its label.
         broken_by: (N,) int64 which of the attacks so far did, -1 for none.
@@ -55,13 +56,14 @@ class WorstCase:
         self.journal, self.tracker = journal, tracker
         self.attacks = 0
         self.adv = x.clone()
+        self.decision = torch.full_like(y, -1)
         self.margin = torch.full_like(y, -torch.inf, dtype=torch.float64)
         self.correct = torch.zeros_like(y, dtype=torch.bool)
         self.broken_by = torch.full_like(y, -1)
         self.queries = torch.zeros_like(y)
         for rows in self._blocks(torch.arange(len(x), device=x.device)):
             found = self._once("clean", rows, lambda rows: self._judged(x[rows], rows))
-            self.margin[rows] = found["margin"]
+            self.margin[rows], self.decision[rows] = found["margin"], found["decision"]
             self.correct[rows] = found["valid"] & ~found["broken"]
             self.queries[rows] += found["queries"]
             tracker.advance(len(rows))
@@ -99,6 +101,7 @@ class WorstCase:
             better = found["broken"] | (found["margin"] > self.margin[rows])
             adv = torch.where(beside(better, found["adv"]), found["adv"], self.adv[rows])
             self.adv[rows] = adv
+            self.decision[rows] = torch.where(better, found["decision"], self.decision[rows])
             self.margin[rows] = torch.where(better, found["margin"], self.margin[rows])
             self.broken_by[rows[found["broken"]]] = self.attacks
             self.queries[rows] += found["queries"]
@@ -119,6 +122,7 @@ class WorstCase:
         margin = on_scores("margin")(self.network.head.scores(z), self.y[rows]).double()
         return {
             "adv": adv,
+            "decision": torch.where(valid, decision, -1),
             "margin": margin.nan_to_num(nan=-torch.inf),
             # Where a model gives NaN it decides nothing: no attack gets credit for that.
             "broken": (decision != self.y[rows]) & valid,

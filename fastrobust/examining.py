@@ -1,0 +1,59 @@
+"""Evaluates one classifier for the command line: from its name to the files of a verdict."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from . import attacks, data, engine, inspection, verdict
+from .evaluation import Evaluation, evaluate
+from .prepared import Model
+
+
+def examine(
+    model: str,
+    data_set: str,
+    *,
+    eps: float,
+    norm: str,
+    budget: str,
+    limit: int | None,
+    others: Sequence[str],
+    device: str,
+    seed: int,
+    data_root: Path | None,
+    out: Path,
+) -> tuple[Evaluation, verdict.Written]:
+    """Evaluate a classifier on the first test images of a data set, and write what comes of it.
+
+    Args:
+        model: A checkpoint, or ``package.module:callable``.
+        data_set: As ``data.load`` takes it.
+        eps: Radius, in pixel units.
+        norm: ``"linf"`` or ``"l2"``.
+        budget: As :func:`fastrobust.evaluate` takes it.
+        limit: Number of images, None for all.
+        others: Models like `model` whose adversarial images are tried on it.
+        device: Where to compute.
+        seed: Of random numbers.
+        data_root: Where the data files are.
+        out: Folder of finished parts and of the verdict.
+
+    Raises:
+        What loading and :func:`fastrobust.evaluate` raise.
+    """
+    subject = inspection.load_model(model, device)
+    sources = [inspection.load_model(name, device) for name in others]
+    test = data.load(data_set, data_root, splits=("test",))
+    x, y = test.x_test[:limit].to(device), test.y_test[:limit].to(device)
+    made = [_made_on(source, x, y, eps, norm, seed) for source in sources]
+    found = evaluate(subject, x, y, eps, norm, budget, seed=seed, transferred=made, out=out)
+    return found, verdict.write(found, x, y, out, f"{Path(model).stem} on {data_set}")
+
+
+def _made_on(source: Model, x: Tensor, y: Tensor, eps: float, norm: str, seed: int) -> Tensor:
+    """Return images that are as far on the other side as another model can be driven."""
+    attack = attacks.PGD(
+        eps=eps, loss="margin", steps=40, step_size=eps / 10, norm=norm, keep="last"
+    )
+    return attack(engine.prepare(source), x, y, seed=seed)
