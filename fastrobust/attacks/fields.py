@@ -30,6 +30,13 @@ def positive(name: str, value: Any) -> float:
     return float(value)
 
 
+def share(name: str, value: Any) -> float:
+    """A number from 0 to 1."""
+    if number(name, value) > 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value!r}")
+    return float(value)
+
+
 def threshold(name: str, value: Any) -> float:
     """A number > 0, or infinity."""
     return math.inf if value == math.inf else positive(name, value)
@@ -92,6 +99,11 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "restarts": count,
     "targets": partial(count, least=0),
     "rho": number,
+    "alpha_max": share,
+    "eta": positive,
+    "beta": share,
+    "queries": count,
+    "p_init": share,
     "norm": word("linf", "l2"),
     "keep": word("best", "last"),
     "initial_const": positive,

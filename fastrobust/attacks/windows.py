@@ -1,0 +1,137 @@
+"""Windows of images, one for each row: how large, where, and the bumps that fill them.
+
+Geometry of Andriushchenko et al., arXiv 1912.00049. Sizes and places are per row (N,), so that rows
+at different steps of their search share every operation.
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Windows(NamedTuple):
+    """A window in each of N images of H x W pixels.
+
+    Attributes:
+        down: (N, H) int64 place of each row of pixels in the window, 0 for its first one.
+        across: (N, W) int64 place of each column.
+        tall: (N,) int64 height of the window.
+        wide: (N,) int64 width of the window.
+    """
+
+    down: Tensor
+    across: Tensor
+    tall: Tensor
+    wide: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """Which pixels are inside, (N, 1, H, W) bool."""
+        rows = (self.down >= 0) & (self.down < self.tall[:, None])
+        columns = (self.across >= 0) & (self.across < self.wide[:, None])
+        return rows[:, None, :, None] & columns[:, None, None, :]
+
+
+def sides(area: Tensor, height: int, width: int, bumpy: bool) -> tuple[Tensor, Tensor]:
+    """Return height and width (N,) int64 of windows of about `area` (N,) float64 pixels.
+
+    They are squares, which become longer where the image is narrower. A `bumpy` one has at least
+    three pixels each way, and an odd number where the image has the room.
+    """
+    side = area.sqrt().round().clamp_min(3 if bumpy else 1)
+    if bumpy:
+        side += side % 2 == 0
+    tall = (side.square() / side.clamp(max=width)).round().clamp(max=height)
+    wide = (side.square() / side.clamp(max=height)).round().clamp(max=width)
+    return tall.long(), wide.long()
+
+
+def windows(tall: Tensor, wide: Tensor, corner: Tensor, height: int, width: int) -> Windows:
+    """Place windows of these sizes (N,) in images of height x width pixels.
+
+    Args:
+        tall: (N,) int64 heights.
+        wide: (N,) int64 widths.
+        corner: (N, 2) numbers in [0, 1), which choose evenly among the places of the first pixel.
+        height: of the images.
+        width: of the images.
+    """
+    room = torch.stack([height - tall, width - wide], 1) + 1
+    first = (corner.double() * room).long()
+    down, across = (torch.arange(count, device=first.device) for count in (height, width))
+    return Windows(down - first[:, :1], across - first[:, 1:], tall, wide)
+
+
+def bumps(places: Windows, turned: Tensor) -> Tensor:
+    """Fill windows with two bumps of opposite sign, each highest in its middle: equation 2.
+
+    Args:
+        places: of N images.
+        turned: (N,) bool, whether one bump is beside the other, not below it.
+
+    Returns:
+        (N, 1, H, W) float64 of norm 1, zero outside of the windows.
+    """
+    row, high, above = _halves(places.down, places.tall, ~turned)
+    column, broad, left = _halves(places.across, places.wide, turned)
+    ring = torch.maximum(row[:, :, None], column[:, None, :])
+    outermost = torch.maximum(high[:, :, None], broad[:, None, :]) // 2
+    height = _heights(max(ring.shape[1:]) + 2, ring.device)
+    last = len(height) - 1
+    bump = height[outermost + 1] - height[ring.clamp(max=last)]
+    bump = torch.where(above[:, :, None] & left[:, None, :], bump, -bump)[:, None] * places.mask
+    return F.normalize(bump.flatten(1)).view_as(bump)
+
+
+def tiled_bumps(turned: Tensor, signs: Tensor, height: int, width: int) -> Tensor:
+    """Cover images with square tiles of bumps, a fifth of the image wide.
+
+    Args:
+        turned: (N, T) bool for each tile, see :func:`bumps` and :func:`tiles`.
+        signs: (N, T, C) of each tile and channel.
+        height: of the images.
+        width: of the images.
+
+    Returns:
+        (N, C, height, width) in the dtype of `signs`.
+    """
+    side, down, across = tiles(height, width)
+    size = torch.full((2,), side, device=turned.device)
+    whole = windows(size, size, torch.zeros(2, 2, device=turned.device), side, side)
+    both = bumps(whole, torch.tensor([False, True], device=turned.device)).to(signs.dtype)
+    tile = both[turned.long(), 0][:, :, None] * signs[..., None, None]
+    grid = tile.unflatten(1, (down, across)).permute(0, 3, 1, 4, 2, 5)
+    covered = grid.flatten(4, 5).flatten(2, 3)
+    top, left = (height - down * side) // 2, (width - across * side) // 2
+    bottom, right = height - down * side - top, width - across * side - left
+    return F.pad(covered, (left, right, top, bottom))
+
+
+def tiles(height: int, width: int) -> tuple[int, int, int]:
+    """Return the side of a tile, and how many there are down and across."""
+    side = max(min(height, width) // 5, 1)
+    return side, height // side, width // side
+
+
+def _halves(place: Tensor, size: Tensor, cut: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut windows along an axis in two where `cut` (N,) says so.
+
+    Returns:
+        (N, count) each: distance from the middle of the own half, size of that half, and whether it
+        is the first one.
+    """
+    half, size, cut = (size // 2)[:, None], size[:, None], cut[:, None]
+    first = ~cut | (place < half)
+    start = torch.where(first, 0, half)
+    end = torch.where(cut & first, half, size)
+    return (place - (start + end) // 2).abs(), end - start, first
+
+
+@cache
+def _heights(count: int, device: torch.device) -> Tensor:
+    """Sums of 1 / k^2 over k = 1..i, for i = 0..count-1."""
+    squares = torch.arange(1, count, dtype=torch.float64, device=device).square()
+    return F.pad(squares.reciprocal().cumsum(0), (1, 0))
