@@ -194,7 +194,12 @@ class Surrogate(Head):
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be > 0 and finite, got {value!r}")
         super().__init__(head.activation, head.training_loss, head.vectors)
+        self.head = head
         self.tanh, self.gamma, self.temperature = tanh, gamma, temperature
+
+    def loss(self, z: Tensor, y: Tensor) -> Tensor:
+        """Training loss (N,) of the head itself."""
+        return self.head.loss(z, y)
 
     def scores(self, z: Tensor) -> Tensor:
         """Class scores (N, K) to climb: not always those that decide."""

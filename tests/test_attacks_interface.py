@@ -41,8 +41,8 @@ def test_defaults_are_the_papers():
         "step_size": 0.06, "steps": 10, "decay": 1.0, "label_sum_norm": False, "keep": "last",
     }  # fmt: skip
     assert vars(PGD(0.1)) == shared | {
-        "step_size": 0.01, "steps": 40, "random_start": True, "restarts": 1, "norm": "linf",
-        "keep": "best",
+        "step_size": 0.01, "steps": 40, "random_start": True, "restarts": 1, "targets": 0,
+        "norm": "linf", "keep": "best",
     }  # fmt: skip
     assert PGD.madry(0.1) == PGD(eps=0.1, keep="last")
 
