@@ -24,6 +24,8 @@ from .heads import Head
 from .objectives import Loss, judge, leading
 from .prepared import Model, Prepared, prepare
 
+_SMALL = 2.0**-20  # below it a gradient is made larger on its way through the network
+
 __all__ = ["Answer", "Leaders", "Oracle", "oracle", "prepare"]
 
 
@@ -204,13 +206,12 @@ class Oracle:
 
     def _backward(self, z: Tensor, x: Tensor, cotangent: Tensor, keep: bool = False) -> Tensor:
         """Gradient (N, ...) by x of what has the gradient `cotangent` (N, d) by z."""
-        # float16 has no room for the small gradients of a mean squared error.
-        unit = _peak(cotangent) if self._dtype is torch.float16 else None
-        seed = cotangent if unit is None else cotangent / unit
-        (grad,) = torch.autograd.grad(z, x, seed, retain_graph=keep)
+        # A head that is sure of itself, or a mean squared error in float16, sends back numbers so
+        # small that the network would lose them, or count them as denormals, ten times as slowly.
+        unit = _unit(cotangent, 1.0 if self._dtype is torch.float16 else _SMALL)
+        (grad,) = torch.autograd.grad(z, x, cotangent / unit, retain_graph=keep)
         self.evaluations += len(x)
-        if unit is not None:
-            grad *= unit.to(grad.dtype).view(-1, *[1] * (x.dim() - 1))
+        grad *= unit.to(grad.dtype).view(-1, *[1] * (x.dim() - 1))
         return grad
 
     def _confirmed(self, decision: Tensor, x: Tensor, y: Tensor, sign: Tensor) -> Tensor:
@@ -300,9 +301,11 @@ def _frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _peak(rows: Tensor) -> Tensor:
-    """Largest magnitude of each row (N, 1), never zero."""
-    return rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+def _unit(rows: Tensor, small: float) -> Tensor:
+    """Return a power of two near the largest magnitude of each row (N, 1) that is below `small`."""
+    peak = rows.abs().amax(1, keepdim=True)
+    power = torch.ldexp(torch.ones_like(peak), torch.frexp(peak).exponent)
+    return torch.where((peak < small) & (peak > 0), power, 1.0)
 
 
 def _join(parts: list[Answer]) -> Answer:

@@ -174,6 +174,23 @@ def test_half_precision_bodies_keep_heads_and_small_gradients(dtype):
     assert torch.equal(rounded.decision, half.predict(rounded.adv))
 
 
+def test_gradients_near_underflow_keep_their_digits():
+    """On their way through a network of 1e-3 weights such numbers would leave float32's range."""
+    model, (x, y) = codeword_model(torch.float32), images(40, torch.float32)
+    for layer in (0, 5):
+        model.net[layer].weight.data *= 1e-3
+    model.net[5].weight.data *= 1e3
+
+    def faint(scores, y):
+        return torch.nn.functional.cross_entropy(scores, y, reduction="none") * 1e-37
+
+    plain, small = ask(model, x, y), ask(model, x, y, faint)
+    assert (small.grad.abs() > 1e-42).float().mean() > 0.9
+    kept = plain.grad.abs() > 1e-3 * plain.grad.abs().max()
+    ratio = small.grad[kept].double() / plain.grad[kept].double()
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 1e-37), rtol=1e-2, atol=0)
+
+
 def test_float32_images_on_a_float64_model_and_the_reverse():
     x, y = images()
     for model_type, image_type in ((torch.float32, torch.float64), (torch.float64, torch.float32)):
