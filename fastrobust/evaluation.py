@@ -17,34 +17,13 @@ from torch import Tensor
 
 from . import checks, engine
 from .journal import Journal, digest
-from .lineup import Stage, lineup
+from .lineup import lineup
 from .prepared import Model
 from .progress import track
 from .randomised import Averaged, is_random
 from .soundness import Case, Check, inspect
 from .stats import wilson
-from .worst_case import WorstCase
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """What one attack of an evaluation did.
-
-    Attributes:
-        name: The attack in a few words.
-        attack: Its repr, "" for the images of other models.
-        tried: Images that stood before it.
-        broke: Those that it broke.
-        evaluations: Forwards and backwards of one image that it cost.
-        seconds: Its time.
-    """
-
-    name: str
-    attack: str
-    tried: int
-    broke: int
-    evaluations: int
-    seconds: float
+from .worst_case import Contribution, WorstCase
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,14 +160,12 @@ def evaluate(
         journal = Journal(None if out is None else Path(out) / "parts", facts)
         total = len(x) * (1 + len(given) + len(stages))
         with track(total, "evaluate", None if progress else io.StringIO()) as tracker:
-            worst = WorstCase(
-                subject, network, x, y, eps, norm, clip, seed, journal, tracker
-            )
-            done = [_tried(worst, images) for images in given]
-            done += [_attacked(worst, stage) for stage in stages]
+            worst = WorstCase(subject, network, x, y, eps, norm, clip, seed, journal, tracker)
+            done = [worst.try_images("images of another model", images) for images in given]
+            done += [worst.attack(stage) for stage in stages]
     case = Case(
         model=model, x=x, y=y, eps=eps, norm=norm, clip=clip, seed=seed, adv=worst.adv,
-        broken=worst.broken, by_attack={}, transferred=given[0] if given else None,
+        broken=worst.broken, transferred=given[0] if given else None,
     )  # fmt: skip
     return Evaluation(
         adv=worst.adv,
@@ -201,12 +178,3 @@ def evaluate(
         checks=tuple(inspect(case, budget)) if check else (),
         facts=facts,
     )
-
-
-def _tried(worst: WorstCase, images: Tensor) -> Contribution:
-    name = "images of another model"
-    return Contribution(name, "", **worst.try_images(name, images))
-
-
-def _attacked(worst: WorstCase, stage: Stage) -> Contribution:
-    return Contribution(stage.name, repr(stage.attack), **worst.attack(stage))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -53,7 +54,6 @@ def examine(
 
 def _made_on(source: Model, x: Tensor, y: Tensor, eps: float, norm: str, seed: int) -> Tensor:
     """Return images that are as far on the other side as another model can be driven."""
-    attack = attacks.PGD(
-        eps=eps, loss="margin", steps=40, step_size=eps / 10, norm=norm, keep="last"
-    )
+    ball: Any = {"eps": eps, "norm": norm}
+    attack = attacks.PGD(loss="margin", steps=40, step_size=eps / 10, keep="last", **ball)
     return attack(engine.prepare(source), x, y, seed=seed)

@@ -101,9 +101,9 @@ def lineup(
     apgd = APGD(loss="dlr", steps=steps, **targeted)
     stages.append(Stage("APGD targeted dlr", apgd))
     if budget != "quick":
-        fab = FAB(norm=norm, steps=100, targets=RIVALS, restarts=size.restarts, eps=eps, clip=clip)
+        fab = FAB(steps=100, targets=RIVALS, restarts=size.restarts, **ball)
         stages.append(Stage("FAB targeted", fab))
-    stages.append(Stage("Square", Square(eps=eps, norm=norm, queries=size.queries, clip=clip)))
+    stages.append(Stage("Square", Square(queries=size.queries, **ball)))
     return stages
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .backends import Backend, choose
 from .classifier import Classifier, as_classifier, evaluating
+from .heads import Head
 
 Model = nn.Module | Callable[[Tensor], Tensor]
 
@@ -30,6 +31,12 @@ class Prepared(Classifier):
         self.graph = graph
         self.mean, self.std = classifier.mean, classifier.std
         self.search, self.exact = search, exact
+
+    def under(self, head: Head) -> "Prepared":
+        """Return the same network, run the same way, under another head."""
+        twin = Classifier(self.net, head)
+        twin.mean, twin.std = self.mean, self.std
+        return Prepared(twin, self.search, self.exact, self.graph)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by what it was made from: a backend belongs to one network."""

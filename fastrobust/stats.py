@@ -36,3 +36,17 @@ def wilson(hits: int, count: int, z: float = Z_95) -> tuple[float, float]:
     low = 0.0 if hits == 0 else centre - half
     high = 1.0 if hits == count else centre + half
     return low, high
+
+
+def sign_test(more: int, fewer: int) -> float:
+    """Return the chance that of `more + fewer` fair coins so many, or more, fall one way.
+
+    The exact one-sided test of paired yes-or-no results that differ (McNemar, Psychometrika 12,
+    1947, pp. 153-157), of which `more` go one way and `fewer` the other.
+
+    >>> from fastrobust import stats
+    >>> stats.sign_test(3, 0)
+    0.125
+    """
+    count = more + fewer
+    return sum(math.comb(count, k) for k in range(more, count + 1)) / 2**count

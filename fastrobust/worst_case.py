@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .attacks.state import beside
-from .classifier import Classifier
 from .engine import Oracle
-from .heads import Head
 from .journal import Journal
 from .lineup import Stage
 from .losses import on_scores
@@ -21,6 +20,27 @@ from .progress import Tracker
 Run = Callable[[Tensor], dict[str, Tensor]]
 
 BLOCK = 512  # images that one piece of work holds: the most that a killed evaluation loses
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one attack of an evaluation did.
+
+    Attributes:
+        name: The attack in a few words.
+        attack: Its repr, "" for the images of other models.
+        tried: Images that stood before it.
+        broke: Those that it broke.
+        evaluations: Forwards and backwards of one image that it cost.
+        seconds: Its time.
+    """
+
+    name: str
+    attack: str
+    tried: int
+    broke: int
+    evaluations: int
+    seconds: float
 
 
 class WorstCase:
@@ -73,9 +93,9 @@ class WorstCase:
         """(N,) bool, whether the label is not decided, on the clean image or on another one."""
         return ~self.correct | (self.broken_by >= 0)
 
-    def attack(self, stage: Stage) -> dict[str, float]:
-        """Run one attack on every image that stands; return what it did in numbers."""
-        model = self.model if stage.head is None else with_head(self.model, stage.head)
+    def attack(self, stage: Stage) -> Contribution:
+        """Run one attack on every image that stands."""
+        model = self.model if stage.head is None else self.model.under(stage.head)
 
         def run(rows: Tensor) -> dict[str, Tensor]:
             found = stage.attack.run(
@@ -86,15 +106,15 @@ class WorstCase:
             judged["queries"] += found.queries
             return judged
 
-        return self._all(stage.name, run)
+        return self._all(stage.name, repr(stage.attack), run)
 
-    def try_images(self, name: str, images: Tensor) -> dict[str, float]:
+    def try_images(self, name: str, images: Tensor) -> Contribution:
         """Try images (N, ...) that somebody else made."""
-        return self._all(name, lambda rows: self._judged(images[rows], rows))
+        return self._all(name, "", lambda rows: self._judged(images[rows], rows))
 
-    def _all(self, name: str, run: Run) -> dict[str, float]:
+    def _all(self, name: str, attack: str, run: Run) -> Contribution:
         standing = (~self.broken).nonzero().flatten()
-        sums = {"tried": len(standing), "broke": 0, "evaluations": 0, "seconds": 0.0}
+        broke, evaluations, seconds = 0, 0, 0.0
         self.tracker.note(f"{name}: {len(standing)} standing")
         for rows in self._blocks(standing):
             found = self._once(f"{self.attacks:02d}", rows, run)
@@ -105,13 +125,13 @@ class WorstCase:
             self.margin[rows] = torch.where(better, found["margin"], self.margin[rows])
             self.broken_by[rows[found["broken"]]] = self.attacks
             self.queries[rows] += found["queries"]
-            sums["broke"] += int(found["broken"].sum())
-            sums["evaluations"] += int(found["queries"].sum())
-            sums["seconds"] += float(found["seconds"])
+            broke += int(found["broken"].sum())
+            evaluations += int(found["queries"].sum())
+            seconds += float(found["seconds"])
             self.tracker.advance(len(rows))
         self.tracker.advance(len(self.x) - len(standing))
         self.attacks += 1
-        return sums
+        return Contribution(name, attack, len(standing), broke, evaluations, seconds)
 
     def _judged(self, adv: Tensor, rows: Tensor) -> dict[str, Tensor]:
         """Decide about images, once they are inside ball and box whatever their maker says."""
@@ -139,7 +159,7 @@ class WorstCase:
         def compute() -> dict[str, np.ndarray]:
             start = time.perf_counter()
             found = {key: value.cpu().numpy() for key, value in run(rows).items()}
-            seconds = np.float64(time.perf_counter() - start)
+            seconds = np.array(time.perf_counter() - start)
             return {**found, "rows": rows.cpu().numpy(), "seconds": seconds}
 
         kept = self.journal.once(f"{name}-{int(rows[0]):07d}", compute)
@@ -147,10 +167,3 @@ class WorstCase:
             key: torch.from_numpy(np.asarray(value)).to(self.x.device)
             for key, value in kept.items()
         }
-
-
-def with_head(model: Prepared, head: Head) -> Prepared:
-    """Return the same network under another head."""
-    twin = Classifier(model.net, head)
-    twin.mean, twin.std = model.mean, model.std
-    return Prepared(twin, model.search, model.exact, model.graph)

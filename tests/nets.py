@@ -65,6 +65,17 @@ def trained(model_name="O:SOFTMAX:CE"):
     return model
 
 
+class Scaled(nn.Module):
+    """A network whose outputs are larger."""
+
+    def __init__(self, net, factor):
+        super().__init__()
+        self.net, self.factor = net, factor
+
+    def forward(self, x):
+        return self.net(x) * self.factor
+
+
 def jacobian(model, x):
     """Dense Jacobian (outputs, pixels), float64, at one image (C, H, W)."""
     exact = copy.deepcopy(model).double().eval()

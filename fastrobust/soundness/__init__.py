@@ -1,0 +1,67 @@
+"""Checks that say when not to believe a robust accuracy.
+
+Each gives pass, warn or fail with its number, a sentence and advice. A failure says that the number
+is not the model's robustness; a warning, that somebody should look.
+"""
+
+import warnings
+from collections.abc import Callable
+
+from . import against, binarized, itself, outcome
+from .case import EFFORTS, Case, Check, Probe
+
+__all__ = ["CHECKS", "Case", "Check", "inspect"]
+
+CHECKS: tuple[Callable[[Probe], Check], ...] = (
+    itself.deterministic,
+    itself.probabilities,
+    itself.agreement,
+    itself.gradients,
+    itself.dead_classes,
+    itself.saturation,
+    itself.finite_differences,
+    against.one_step,
+    against.budget,
+    against.no_budget,
+    against.more_steps,
+    against.more_restarts,
+    against.transfer,
+    against.queries,
+    against.noise,
+    against.scale,
+    against.surrogates,
+    outcome.last_iterate,
+    outcome.rising,
+    outcome.inside,
+    outcome.eight_bits,
+    outcome.again,
+    outcome.one_attack,
+    binarized.binarized,
+)
+
+
+def inspect(case: Case, budget: str = "standard") -> list[Check]:
+    """Run every check on a case.
+
+    Args:
+        case: What was evaluated, and what came of it.
+        budget: ``"quick"`` looks at 32 images, ``"standard"`` at 128, ``"thorough"`` at 512.
+
+    Raises:
+        ValueError: There is no such budget.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).requires_grad_(False)
+        >>> x = torch.rand(20, 1, 2, 2)
+        >>> found = inspect(Case(net, x, net(x).argmax(1), eps=0.05), "quick")
+        >>> [check.name for check in found if check.verdict == "fail"]
+        []
+    """
+    if budget not in EFFORTS:
+        raise ValueError(f"budget must be one of {', '.join(EFFORTS)}, got {budget!r}")
+    probe = Probe(case, EFFORTS[budget])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of NaN: a check says so itself
+        return [check(probe) for check in CHECKS]
