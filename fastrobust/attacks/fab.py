@@ -19,6 +19,9 @@ from .projections import length, to_hyperplane
 from .state import Rows, State, beside, counters
 
 _FINAL_SEARCH = 3  # steps between the image and the nearest success
+# Least share of the way to the success that such a step goes. Where a network is linear the paper's
+# first step ends on the boundary, on the side that rounding likes, and its others would stay there.
+_LEAST_SHARE = 0.05
 
 
 @dataclass(kw_only=True)
@@ -117,7 +120,7 @@ class FAB(Attack[FABState]):
         tested = self.ask(network, state, moved, gradient=False)
         hit = moved & tested.valid & state.hit(tested.decision)
         self._note(state, hit)
-        back = torch.where(hit, self.beta, 1.0).to(state.x.dtype)
+        back = torch.ones_like(state.distance).masked_fill(hit, self.beta)
         state.x.copy_(self._boxed(state.x0.lerp(state.x, beside(back, state.x))))
         state.iteration += live
         self._next_run(state, live, flat)
@@ -137,7 +140,8 @@ class FAB(Attack[FABState]):
         for _ in range(_FINAL_SEARCH):
             inside, outside = (_lead(scores, rival, state.y) for scores in (there, here))
             share = -outside / (inside - outside)
-            share = torch.where((share >= 0) & (share <= 1), share, 1.0).to(near.dtype)
+            share = torch.where((share >= 0) & (share <= 1), share, 1.0).clamp_min(_LEAST_SHARE)
+            share = share.to(near.dtype)
             middle = self._boxed(far.lerp(near, beside(share, near)))
             scores, decision = self._look(network, state, middle, live)
             hit = live & state.hit(decision)

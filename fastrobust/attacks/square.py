@@ -17,6 +17,7 @@ from ..objectives import Loss
 from ..ops.start import launch_start
 from ..ops.step import launch_step
 from .base import Attack
+from .projections import length
 from .state import Rows, State, beside, counters
 from .windows import Windows, bumps, sides, tiled_bumps, tiles, windows
 
@@ -205,7 +206,7 @@ class Square(Attack[SquareState]):
             return
         square = signs * first.mask
         self._move(state, state.held, square, 2 * state.eps)
-        same = (state.x == state.held).flatten(1).all(1)
+        same = length(state.x - state.held, "linf") == 0
         if state.x.is_cuda or same.any():
             square = torch.where(beside(same, square), -square, square)
             self._move(state, state.held, square, 2 * state.eps)
@@ -247,7 +248,7 @@ def _with_bumps(
     spare = (eps.square() - change.square().flatten(1).sum(1)).clamp_min(0) / change.shape[1]
     budget = ((change * (here | there)).square().sum((2, 3)) + spare[:, None]).sqrt()
     old = change * here
-    new = signs * bumps(first, turned).to(change.dtype) + old / _length(old)
+    new = signs * bumps(first, turned, change.dtype) + old / _length(old)
     new = new * (budget[:, :, None, None] / _length(new))
     return torch.where(here, new, change.masked_fill(there, 0.0))
 

@@ -65,24 +65,25 @@ def windows(tall: Tensor, wide: Tensor, corner: Tensor, height: int, width: int)
     return Windows(down - first[:, :1], across - first[:, 1:], tall, wide)
 
 
-def bumps(places: Windows, turned: Tensor) -> Tensor:
+def bumps(places: Windows, turned: Tensor, dtype: torch.dtype) -> Tensor:
     """Fill windows with two bumps of opposite sign, each highest in its middle: equation 2.
 
     Args:
         places: of N images.
         turned: (N,) bool, whether one bump is beside the other, not below it.
+        dtype: of the result.
 
     Returns:
-        (N, 1, H, W) float64 of norm 1, zero outside of the windows.
+        (N, 1, H, W) of norm 1, zero outside of the windows.
     """
     row, high, above = _halves(places.down, places.tall, ~turned)
     column, broad, left = _halves(places.across, places.wide, turned)
-    ring = torch.maximum(row[:, :, None], column[:, None, :])
-    outermost = torch.maximum(high[:, :, None], broad[:, None, :]) // 2
-    height = _heights(max(ring.shape[1:]) + 2, ring.device)
-    last = len(height) - 1
-    bump = height[outermost + 1] - height[ring.clamp(max=last)]
-    bump = torch.where(above[:, :, None] & left[:, None, :], bump, -bump)[:, None] * places.mask
+    heights = _heights(row.shape[1] + column.shape[1], row.device, dtype)
+    # Rings around the middle: heights grow with the ring, so that of the larger one is larger.
+    top = torch.maximum(heights[high // 2 + 1][:, :, None], heights[broad // 2 + 1][:, None])
+    bump = top - torch.maximum(heights[row][:, :, None], heights[column][:, None])
+    bump = bump * above[:, :, None] * left[:, None]
+    bump = bump[:, None] * places.mask
     return F.normalize(bump.flatten(1)).view_as(bump)
 
 
@@ -101,7 +102,7 @@ def tiled_bumps(turned: Tensor, signs: Tensor, height: int, width: int) -> Tenso
     side, down, across = tiles(height, width)
     size = torch.full((2,), side, device=turned.device)
     whole = windows(size, size, torch.zeros(2, 2, device=turned.device), side, side)
-    both = bumps(whole, torch.tensor([False, True], device=turned.device)).to(signs.dtype)
+    both = bumps(whole, torch.tensor([False, True], device=turned.device), signs.dtype)
     tile = both[turned.long(), 0][:, :, None] * signs[..., None, None]
     grid = tile.unflatten(1, (down, across)).permute(0, 3, 1, 4, 2, 5)
     covered = grid.flatten(4, 5).flatten(2, 3)
@@ -120,18 +121,18 @@ def _halves(place: Tensor, size: Tensor, cut: Tensor) -> tuple[Tensor, Tensor, T
     """Cut windows along an axis in two where `cut` (N,) says so.
 
     Returns:
-        (N, count) each: distance from the middle of the own half, size of that half, and whether it
-        is the first one.
+        (N, count) each: distance from the middle of the own half, size of that half, and 1 in the
+        first one, -1 in the other.
     """
     half, size, cut = (size // 2)[:, None], size[:, None], cut[:, None]
     first = ~cut | (place < half)
     start = torch.where(first, 0, half)
     end = torch.where(cut & first, half, size)
-    return (place - (start + end) // 2).abs(), end - start, first
+    return (place - (start + end) // 2).abs(), end - start, torch.where(first, 1, -1)
 
 
 @cache
-def _heights(count: int, device: torch.device) -> Tensor:
+def _heights(count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Sums of 1 / k^2 over k = 1..i, for i = 0..count-1."""
     squares = torch.arange(1, count, dtype=torch.float64, device=device).square()
-    return F.pad(squares.reciprocal().cumsum(0), (1, 0))
+    return F.pad(squares.reciprocal().cumsum(0), (1, 0)).to(dtype)
