@@ -192,14 +192,16 @@ class Square(Attack[SquareState]):
         """Put x to what is held, but for a square or two."""
         assert state.eps is not None
         _, channels, height, width = planes(state.x0).shape
-        share = _shares(state.iteration - 1, self.queries, self.p_init)
-        tall, wide = sides(share * height * width, height, width, bumpy=self.norm == "l2")
+        sizes = _sizes(
+            self.queries, self.p_init, height, width, self.norm == "l2", state.x.device
+        )[state.iteration - 1]
+        tall, wide = sizes[:, 0], sizes[:, 1]
         draw = self._draw(state, 5 + channels)
-        first, second = (
-            windows(tall, wide, (draw[:, i : i + 2] + 1) / 2, height, width) for i in (0, 2)
-        )
+        corner = (draw[:, :4] + 1) / 2
+        first = windows(tall, wide, corner[:, :2], height, width)
         signs = _signs(draw[:, 5:])[:, :, None, None]
         if self.norm == "l2":
+            second = windows(tall, wide, corner[:, 2:], height, width)
             change = planes(state.held - state.x0)
             change = _with_bumps(change, first, second, draw[:, 4] < 0, signs, state.eps)
             self._move(state, state.x0, change, state.eps)
@@ -262,15 +264,15 @@ def _signs(draw: Tensor) -> Tensor:
     return torch.where(draw < 0, -1.0, 1.0).to(draw.dtype)
 
 
-def _shares(number: Tensor, queries: int, first: float) -> Tensor:
-    """Share of the pixels (N,) float64 in the square of proposal `number` (N,), from 0 on."""
-    halved = torch.bucketize(number * 10000 // queries, _halvings(number.device))
-    return first * 0.5 ** halved.double()
-
-
 @cache
-def _halvings(device: torch.device) -> Tensor:
-    return torch.tensor(_HALVED_AFTER, device=device)
+def _sizes(
+    queries: int, first: float, height: int, width: int, bumpy: bool, device: torch.device
+) -> Tensor:
+    """Height and width (queries, 2) int64 of the window of each proposal, from 0 on."""
+    number = torch.arange(queries)
+    halved = torch.bucketize(number * 10000 // queries, torch.tensor(_HALVED_AFTER))
+    area = first * 0.5 ** halved.double() * height * width
+    return torch.stack(sides(area, height, width, bumpy), 1).to(device)
 
 
 def planes(images: Tensor) -> Tensor:
