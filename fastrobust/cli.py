@@ -192,6 +192,7 @@ def report_command(
 app.command()(commands.attack)
 app.command()(commands.info)
 app.command()(commands.lipschitz)
+app.command()(commands.check)
 
 
 def _settle(plan: Plan, device: str, threads: int | None, jobs: int | None) -> int:

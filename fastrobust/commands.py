@@ -1,13 +1,16 @@
-"""The commands that look at classifiers by themselves: attack, info and lipschitz."""
+"""The commands that look at one classifier or at numbers: attack, info, lipschitz and check."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
-from . import bounds, inspection, spectra, terminal
+from . import bounds, inspection, published, spectra, suspects, suspicions, terminal
+from .contradictions import FAIL
+from .number import Tables
 from .options import (
     DataRoot,
     DataSet,
@@ -146,6 +149,55 @@ def lipschitz(
         print(line)
     if picture is not None:
         print(f"picture  {picture}")
+
+
+def check(
+    tables: Annotated[
+        str,
+        typer.Argument(
+            help="The word paper for the 483 numbers of arXiv:1812.00181, a .json or .csv file of "
+            "numbers (see the module fastrobust.published), or a run folder with its report."
+        ),
+    ],
+    images: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="How many a number is an average over, where the file does not tell. The paper "
+            "attacks test sets of 10,000 images and counts them nowhere; three printed decimals "
+            "tell 1000 apart.",
+        ),
+    ] = published.IMAGES,
+    classes: Annotated[
+        int, typer.Option(min=2, help="Of the data sets: a guess is right on one image in so many.")
+    ] = 10,
+    rule: Annotated[
+        str | None, typer.Option(help=f"Only one rule: {', '.join(suspicions.RULES)}.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if a number fails.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List which published numbers cannot be a true robust accuracy, and why.
+
+    Nothing is run: numbers are held against each other. Of two that contradict each other the one
+    that is better for the classifier is wrong, since its attack missed what the other one found.
+    """
+    read = Tables(published.read(tables, images), classes)
+    found = suspects.gather(suspicions.find(read, rule))
+    if as_json:
+        terminal.show_json(suspects.as_json(found, read))
+    else:
+        print(suspects.summary(found, read))
+        if sys.stdout.isatty():
+            terminal.show([suspects.as_table(found)])
+        else:
+            print(*suspects.as_lines(found), sep="\n")
+        print(*suspects.rules(found), sep="\n")
+    if strict and any(suspect.severity == FAIL for suspect in found):
+        raise typer.Exit(1)
 
 
 def use_threads(threads: int | None, small: bool) -> None:

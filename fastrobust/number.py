@@ -124,9 +124,9 @@ class Number:
 
     def lies_within(self, other: "Number") -> bool:
         """Say whether its images lie within the other's budget too."""
-        if self.clean or not other.bounded:
+        if self.clean or other.eps is None:
             return True
-        return self.bounded and self.norm == other.norm and self.eps <= other.eps
+        return self.eps is not None and self.norm == other.norm and self.eps <= other.eps
 
     def has_no_more(self, other: "Number") -> bool:
         """Say whether it is the same attack, with no more of any parameter."""

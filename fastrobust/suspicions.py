@@ -1,27 +1,15 @@
-"""What published numbers say against each other, with no classifier at hand.
+"""Which published numbers cannot be a true robust accuracy, and why: by nine rules.
 
-The true robust accuracy within a budget is the least that any attack within it can leave. So where
-two numbers contradict each other, the one that is better for the defender is wrong: its attack did
-not find what another one found. The rules are the symptoms of masked gradients that a table shows
-by itself (Athalye, Carlini, Wagner 2018, arXiv:1802.00420, section 3.1); ``marks`` looks for them
-in a run, where more than the numbers is known. A number that leaves the defender no more than a
-guess is right on claims nothing, and nothing is said against it.
+The rules are the symptoms of masked gradients that a table shows by itself (Athalye, Carlini,
+Wagner 2018, arXiv:1802.00420, section 3.1), with no classifier at hand. ``marks`` looks for them in
+a run of one's own, where more than its numbers is known.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from statistics import NormalDist
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from . import stats
+from . import contradictions
 from .number import Number, Tables
-
-FAIL, WARN = "fail", "warn"
-LEVEL = 0.01  # chance must make a difference less often than that for it to fail a number
-DOUBT = 0.5  # and less often than not for a warning
-Z_LEVEL = NormalDist().inv_cdf(1 - LEVEL / 2)
-ROUNDING = 0.001  # equal rates can be printed so far apart, with three decimals
-FLAT, WIDE = 0.02, 4.0  # a plateau: so little changes while a parameter grows so many times
 
 
 @dataclass(frozen=True)
@@ -44,8 +32,11 @@ class Suspicion:
     bound: float | None
     sentence: str
 
-
-Found = tuple[str, Number, Number | None, str]  # severity, number, witness, sentence
+    @property
+    def chance(self) -> float | None:
+        """How often chance alone makes the two differ so much, None without a witness."""
+        witness = self.witness
+        return None if witness is None else contradictions.chance(self.number, witness)
 
 
 @dataclass(frozen=True)
@@ -54,11 +45,18 @@ class Rule:
 
     title: str
     advice: str
-    find: Callable[[Tables], Iterator[Found]]
+    find: Callable[[Tables], Iterator[contradictions.Found]]
 
 
-def find(tables: Tables) -> list[Suspicion]:
+def find(tables: Tables, rule: str | None = None) -> list[Suspicion]:
     """Return every suspicion against numbers that were published together, rule by rule.
+
+    Args:
+        tables: The numbers.
+        rule: Only this one of `RULES`.
+
+    Raises:
+        ValueError: There is no such rule.
 
     >>> from fastrobust import suspicions
     >>> from fastrobust.number import Number, Tables
@@ -70,163 +68,13 @@ def find(tables: Tables) -> list[Suspicion]:
     >>> found.sentence
     'PGD (eps = 0.2, steps = 40) leaves 0.970, FGSM (eps = 0.2, steps = 1) 0.330 in a single step.'
     """
+    if rule is not None and rule not in RULES:
+        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     return [
         Suspicion(name, severity, number, witness, tables.bound(number), f"{sentence}.")
-        for name, rule in RULES.items()
-        for severity, number, witness, sentence in rule.find(tables)
+        for name in (RULES if rule is None else (rule,))
+        for severity, number, witness, sentence in RULES[name].find(tables)
     ]
-
-
-def _one_step(tables: Tables) -> Iterator[Found]:
-    for number in tables.white_box():
-        if number.bounded and number.steps != 1:
-            single = (n for n in tables.rivals(number) if n.steps == 1 and n.lies_within(number))
-            if best := _strongest(single):
-                yield from _against(number, best, f"{_brief(best)} in a single step")
-
-
-def _weaker(tables: Tables) -> Iterator[Found]:
-    for number in tables.white_box():
-        if best := _strongest(n for n in tables.rivals(number) if _is_weaker(n, number)):
-            less = "within its bound" if best.bounded > number.bounded else "in fewer steps"
-            yield from _against(number, best, f"{_brief(best)} {less}")
-
-
-def _targeted(tables: Tables) -> Iterator[Found]:
-    """Look for targeted attacks that make more images wrong, though they want more of them."""
-    for number in tables.white_box():
-        aimed = (
-            n
-            for n in tables.beside(number)
-            if n.setting == "targeted" and (n.has_no_more(number) or _is_weaker(n, number))
-        )
-        if not number.targeted and (best := _strongest(aimed)):
-            why = f"but {best.words} moves {best.rate:.3f} to a wrong class"
-            yield from _against(number, best, why)
-
-
-def _transfer(tables: Tables) -> Iterator[Found]:
-    """Compare with the same attack made on another classifier, which knows less of this one."""
-    for number in tables.white_box():
-        setting = "targeted transfer" if number.targeted else "transfer"
-        copies = (n for n in tables.beside(number) if n.setting == setting and n.is_like(number))
-        best = _strongest(copies)
-        if best is None:
-            continue
-        if _chance(number, best) >= LEVEL:
-            if _bites(number, tables):
-                why = f"{number.sentence}, hardly better than {_brief(best)}"
-                yield WARN, number, best, why
-        elif best.defended < number.defended:
-            yield FAIL, number, best, f"{number.sentence}, {_brief(best)}"
-
-
-def _budget(tables: Tables) -> Iterator[Found]:
-    for number in tables.attacks():
-        smaller = (n for n in tables.rivals(number) if n.has_no_more(number))
-        if best := _strongest(n for n in smaller if not n.is_like(number)):
-            own = number.parameters
-            less = [f"{name} = {v:g}" for name, v in best.parameters.items() if v < own[name]]
-            why = f"and {best.rate:.3f} with {' and '.join(less)} already"
-            yield from _against(number, best, why)
-
-
-def _survivors(tables: Tables) -> Iterator[Found]:
-    """Look for images that an attack without bound spares, more than a guess is right on."""
-    for number in tables.white_box():
-        low, _ = stats.wilson(round(number.defended * number.images), number.images, Z_LEVEL)
-        if not number.bounded and low > tables.guess:
-            truth = (
-                "every image can become any other"
-                if number.targeted
-                else f"a guess is right on {tables.guess:.3f}"
-            )
-            yield FAIL, number, None, f"{number.sentence}, though nothing bounds it and {truth}"
-
-
-def _above_clean(tables: Tables) -> Iterator[Found]:
-    for number in tables.attacks():
-        clean = tables.clean(number)
-        if clean is not None and not number.targeted:
-            why = f"more than the {clean.rate:.3f} without an attack"
-            yield from _against(number, clean, why)
-
-
-def _twice(tables: Tables) -> Iterator[Found]:
-    for number in tables.attacks():
-        if best := _strongest(n for n in tables.rivals(number) if n.is_like(number)):
-            yield from _against(number, best, f"and {best.rate:.3f} in {best.table}")
-
-
-def _plateau(tables: Tables) -> Iterator[Found]:
-    """Look for attacks that get no further, however much more of one parameter they have."""
-    for name, row in _rows(tables):
-        while max(n.rate for n in row) - min(n.rate for n in row) > FLAT + 1e-9:
-            del row[0]
-        first, last = row[0], row[-1]
-        less = first.parameters[name]
-        times = last.parameters[name] / less if less else math.inf
-        if len(row) > 2 and times >= WIDE and last.defended > tables.guess and _bites(last, tables):
-            why = f"and {first.rate:.3f} with {name} = {less:g} already"
-            yield WARN, last, first, f"{last.sentence}, {why}: more {name} changes nothing"
-
-
-def _rows(tables: Tables) -> Iterator[tuple[str, list[Number]]]:
-    """Yield a parameter, and the white-box numbers that differ in nothing else, by its value."""
-    rows: dict[tuple[str, Number], list[Number]] = {}
-    for number in tables.numbers:
-        for name in () if number.clean or number.transferred else number.parameters:
-            if name == "steps" and number.bounded:
-                continue  # that more steps find no more may mean that the attack has converged
-            like = replace(number, rate=0.0, **{name: None})  # type: ignore[arg-type]
-            rows.setdefault((name, like), []).append(number)
-    for (name, _), row in rows.items():
-        yield name, sorted(row, key=lambda number: number.parameters[name])
-
-
-def _against(number: Number, witness: Number, why: str) -> Iterator[Found]:
-    """Yield a number that leaves the defender more than a witness that should not leave less."""
-    if number.defended - witness.defended <= ROUNDING + 1e-9:
-        return
-    chance = _chance(number, witness)
-    text = f"{number.sentence}, {why}"
-    if chance < LEVEL:
-        yield FAIL, number, witness, text
-    elif chance < DOUBT:
-        yield WARN, number, witness, f"{text}; chance may do that (p = {chance:.2f})"
-
-
-def _strongest(numbers: Iterable[Number]) -> Number | None:
-    return min(numbers, key=lambda n: n.defended, default=None)
-
-
-def _chance(one: Number, other: Number) -> float:
-    return stats.difference(one.defended, other.defended, (one.images, other.images))
-
-
-def _brief(number: Number) -> str:
-    return f"{number.words} {number.rate:.3f}"
-
-
-def _is_weaker(one: Number, other: Number) -> bool:
-    """Say whether an attack has less at hand than another one: a bound, or fewer steps."""
-    if one.attack == other.attack or not one.lies_within(other):
-        return False
-    if one.bounded and not other.bounded:
-        return True
-    if one.steps is None or other.steps is None:
-        return False
-    return one.steps < other.steps and not (one.steps == 1 and other.bounded)
-
-
-def _bites(number: Number, tables: Tables) -> bool:
-    """Say whether an attack does anything: one that does nothing yet is flat, and ties."""
-    if not number.bounded:
-        return True
-    if number.targeted:
-        return number.rate > FLAT
-    clean = tables.clean(number)
-    return clean is None or _chance(number, clean) < LEVEL
 
 
 RULES = {
@@ -234,53 +82,53 @@ RULES = {
         "One step beats many",
         "Many steps within the same budget contain the single one: look at the loss they climb, "
         "at gradients that vanish, at the step size.",
-        _one_step,
+        contradictions.one_step,
     ),
     "weaker": Rule(
         "A weaker attack beats a stronger one",
         "Take the worst case over all attacks, image by image, and find out what stops the "
         "stronger one: its gradients, its own test of success, its step size.",
-        _weaker,
+        contradictions.weaker,
     ),
     "targeted": Rule(
         "A targeted attack beats an untargeted one",
         "Attack towards every class, away from the true label, and count an image as lost when "
         "one of them gets it.",
-        _targeted,
+        contradictions.targeted,
     ),
     "transfer": Rule(
         "A transfer does as well as the white box",
         "The gradients of this classifier mislead: start from the transferred images, and attack "
         "its class scores.",
-        _transfer,
+        contradictions.transfer,
     ),
     "budget": Rule(
         "More budget helps the defender",
         "What breaks an image at a smaller budget breaks it at a larger one: keep the best of "
         "both, and let the step size follow the budget.",
-        _budget,
+        contradictions.budget,
     ),
     "survivors": Rule(
         "An attack without bound leaves survivors",
         "Without bound nothing should survive: compare the attack's own test of success with the "
         "decision, and give it more steps.",
-        _survivors,
+        contradictions.survivors,
     ),
     "above-clean": Rule(
         "More are right under attack than without",
         "Count an image as lost that is wrong without an attack, and move away from the true "
         "label.",
-        _above_clean,
+        contradictions.above_clean,
     ),
     "twice": Rule(
         "Two numbers for one measurement",
         "Ask the authors which one was measured so.",
-        _twice,
+        contradictions.twice,
     ),
     "plateau": Rule(
         "More budget changes nothing",
         "Something else than the budget ends the attack: look at how far its images move, and at "
         "its test of success.",
-        _plateau,
+        contradictions.plateau,
     ),
 }
