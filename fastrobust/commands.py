@@ -191,11 +191,13 @@ def check(
         terminal.show_json(suspects.as_json(found, read))
     else:
         print(suspects.summary(found, read))
-        if sys.stdout.isatty():
+        if found and sys.stdout.isatty():
             terminal.show([suspects.as_table(found)])
         else:
-            print(*suspects.as_lines(found), sep="\n")
-        print(*suspects.rules(found), sep="\n")
+            for line in suspects.as_lines(found):
+                print(line)
+        for line in suspects.rules(found):
+            print(line)
     if strict and any(suspect.severity == FAIL for suspect in found):
         raise typer.Exit(1)
 

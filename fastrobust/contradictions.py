@@ -64,15 +64,11 @@ def transfer(tables: Tables) -> Iterator[Found]:
     for number in tables.white_box():
         setting = "targeted transfer" if number.targeted else "transfer"
         copies = (n for n in tables.beside(number) if n.setting == setting and n.is_like(number))
-        best = _strongest(copies)
-        if best is None:
-            continue
-        if chance(number, best) >= LEVEL:
-            if _bites(number, tables):
-                why = f"{number.sentence}, hardly better than {_brief(best)}"
-                yield WARN, number, best, why
-        elif best.defended < number.defended:
-            yield FAIL, number, best, f"{number.sentence}, {_brief(best)}"
+        if best := _strongest(copies):
+            yield from _against(number, best, _brief(best))
+            if chance(number, best) >= DOUBT and _bites(number, tables):
+                why = f"{_brief(best)}: to know the classifier helps little"
+                yield WARN, number, best, f"{number.sentence}, {why}"
 
 
 def budget(tables: Tables) -> Iterator[Found]:

@@ -122,7 +122,7 @@ def _json(path: Path) -> Iterator[tuple[str, Record]]:
 
 def _csv(path: Path) -> Iterator[tuple[str, Record]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, restkey="more", skipinitialspace=True)
+        reader = csv.DictReader(file, restkey="a field without a column", skipinitialspace=True)
         for line in reader:
             yield f"line {reader.line_num}", {key: text or None for key, text in line.items()}
 

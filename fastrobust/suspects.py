@@ -66,7 +66,7 @@ def summary(suspects: Sequence[Suspect], tables: Tables) -> str:
     images = sorted({number.images for number in tables.numbers})
     count = str(images[0]) if len(images) == 1 else f"{images[0]} to {images[-1]}"
     return (
-        f"{len(tables.numbers)} numbers, each read as a share of {count} images: {fails} cannot be "
+        f"Numbers: {len(tables.numbers)}, each read as a share of {count} images. {fails} cannot be "
         f"a true robust accuracy (fail), {warns} may not be one (warn)."
     )
 
@@ -128,4 +128,6 @@ def _facts(number: Number) -> dict[str, Any]:
     """Return a number by the columns of a file, see ``published``."""
     facts = asdict(number)
     facts[number.metric] = facts.pop("rate")
+    if number.eps is None:
+        del facts["norm"]
     return {name: value for name, value in facts.items() if value is not None}
