@@ -155,8 +155,9 @@ def check(
     tables: Annotated[
         str,
         typer.Argument(
-            help="The word paper for the 483 numbers of arXiv:1812.00181, a .json or .csv file of "
-            "numbers (see the module fastrobust.published), or a run folder with its report."
+            help="The word paper for the 483 numbers of arXiv:1812.00181; a .json or .csv file of "
+            "numbers, with data, model, attack, eps, accuracy and so on, see README; a run folder "
+            "with its report."
         ),
     ],
     images: Annotated[

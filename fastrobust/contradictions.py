@@ -52,7 +52,7 @@ def targeted(tables: Tables) -> Iterator[Found]:
         aimed = (
             n
             for n in tables.beside(number)
-            if n.setting == "targeted" and (n.has_no_more(number) or _is_weaker(n, number))
+            if n.targeted and (n.has_no_more(number) or _is_weaker(n, number))
         )
         if not number.targeted and (best := _strongest(aimed)):
             why = f"but {best.words} moves {best.rate:.3f} to a wrong class"

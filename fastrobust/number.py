@@ -183,8 +183,8 @@ class Tables:
         return (number for number in self.attacks() if not number.transferred)
 
     def beside(self, number: Number) -> Iterator[Number]:
-        """Yield all others of the same data set and classifier."""
-        return (n for n in self._groups[number.data, number.model] if n is not number)
+        """Yield all numbers of the same data set and classifier, its own too."""
+        return iter(self._groups[number.data, number.model])
 
     def rivals(self, number: Number) -> Iterator[Number]:
         """Yield those of them that are attacks in the same setting."""

@@ -66,8 +66,8 @@ def summary(suspects: Sequence[Suspect], tables: Tables) -> str:
     images = sorted({number.images for number in tables.numbers})
     count = str(images[0]) if len(images) == 1 else f"{images[0]} to {images[-1]}"
     return (
-        f"Numbers: {len(tables.numbers)}, each read as a share of {count} images. {fails} cannot be "
-        f"a true robust accuracy (fail), {warns} may not be one (warn)."
+        f"Numbers: {len(tables.numbers)}, each read as a share of {count} images. {fails} cannot "
+        f"be a true robust accuracy (fail), {warns} may not be one (warn)."
     )
 
 

@@ -34,6 +34,14 @@ def test_the_worst_comes_first_and_each_number_once(found):
     assert found[0].gap == pytest.approx(0.4) and found[2].gap == 0
 
 
+def test_a_failure_stands_before_a_warning():
+    aimed = Number(attack="BIM", rate=0.90, eps=0.1, steps=10, setting="targeted", **BASE)
+    found = suspects.gather(suspicions.find(Tables((*NUMBERS[:3], aimed))))
+    assert [(s.severity, s.rules, s.proven) for s in found] == [
+        ("fail", "targeted, one-step", "accuracy <= 0.100")
+    ]
+
+
 def test_a_line_says_where_what_and_how_much(found):
     lines = list(suspects.as_lines(found))
     assert lines[1] == (

@@ -63,6 +63,7 @@ PLANTED = [
     ("weaker", ("PGD", 0.1, "untargeted"), 0.40, ("BIM", 0.1), 0.25),
     ("weaker", ("CWL2", 0.1, "untargeted"), 0.20, ("PGD", 0.2), 0.00),
     ("targeted", ("BIM", 0.1, "untargeted"), 0.62, ("BIM", 0.1), 0.56),
+    ("targeted", ("DeepFool", 40, "untargeted"), 0.35, ("PGD", 0.2), 0.76),
     ("transfer", ("FGSM", 0.1, "untargeted"), 0.80, ("FGSM", 0.1), 0.725),
     ("budget", ("FGSM", 0.2, "untargeted"), 0.60, ("FGSM", 0.1), 0.50),
     ("budget", ("CWL2", 1.0, "targeted"), 0.89, ("CWL2", 0.1), 0.97),
@@ -77,7 +78,7 @@ def test_each_rule_finds_its_contradiction(rule, place, rate, against, theirs):
     (found,) = (s for s in find(planted(rates={place: rate}), rule) if s.severity == "fail")
     attack, budget, setting = place
     assert (found.number.attack, found.number.setting, found.number.rate) == (attack, setting, rate)
-    assert budget in (found.number.eps, found.number.c)
+    assert budget in (found.number.eps, found.number.c, found.number.steps)
     assert found.number.words in found.sentence and f"{rate:.3f}" in found.sentence
     if against is None:
         assert found.witness is None and found.chance is None
@@ -105,6 +106,24 @@ def test_what_chance_may_do_is_a_warning(rule, place, rate):
     many = [replace(number, images=100_000) for number in numbers]
     (found,) = (s for s in find(many, rule) if s.number.rate == rate)
     assert found.severity == "fail" and "chance" not in found.sentence
+
+
+def test_as_many_steps_are_not_weaker():
+    base = Number("mnist", "net", "BIM", 0.3, eps=0.1, steps=10)
+    assert find([base, replace(base, attack="MIM", rate=0.5)]) == []
+    assert find([replace(base, steps=None), replace(base, attack="PGD", rate=0.5)]) == []
+
+
+def test_clean_accuracy_is_no_attack_that_beats_another():
+    clean = Number("mnist", "net", "clean", 0.5, eps=0.0)
+    found = find([clean, Number("mnist", "net", "CWL2", 0.9, c=1.0, steps=1000)])
+    assert [s.rule for s in found] == ["survivors", "above-clean"]
+
+
+def test_few_survivors_may_be_lucky_guesses():
+    lucky = Number("mnist", "net", "CWL2", 0.12, c=1.0)
+    assert find([lucky]) == []
+    assert len(find([replace(lucky, images=10_000)])) == 1
 
 
 def test_what_the_third_decimal_rounds_away_is_nothing():
@@ -156,6 +175,26 @@ def test_a_plateau_is_a_warning(changes, wanted):
         flat = [n if n.clean else replace(n, rate=low) for n in numbers]
         bounded = "eps" in changes
         assert find(flat, "plateau") == [] or (low == 0.95 and not bounded)
+
+
+def row(*rates, **changes):
+    """Return a bounded attack at growing eps."""
+    return [
+        Number("mnist", "net", "PGD", rate, eps=0.01 * 2**k, steps=40, **changes)
+        for k, rate in enumerate(rates)
+    ]
+
+
+def test_a_plateau_lasts_to_the_end_of_its_row():
+    (found,) = find(row(0.8, 0.42, 0.42, 0.41, 0.41), "plateau")
+    assert (found.witness.eps, found.number.eps) == (0.02, 0.16)
+    assert find(row(0.42, 0.42, 0.41, 0.3), "plateau") == []
+
+
+def test_a_plateau_is_of_an_attack_that_does_something():
+    assert find(row(0.05, 0.05, 0.05, setting="targeted"), "plateau") != []
+    assert find(row(0.01, 0.01, 0.01, setting="targeted"), "plateau") == []
+    assert find(row(0.42, 0.42, 0.42, setting="transfer"), "plateau") == []
 
 
 def test_one_measurement_with_two_numbers():
@@ -314,9 +353,22 @@ def test_bounds_of_a_targeted_success_and_of_a_transfer():
     aimed = replace(base, setting="targeted", rate=0.2)
     copied = replace(base, setting="transfer", rate=0.9)
     clean = Number("mnist", "net", "clean", 0.8, eps=0.0)
-    stronger = replace(aimed, attack="BIM", rate=0.5)
+    stronger = replace(aimed, attack="BIM", rate=0.6)
     tables = Tables((base, aimed, copied, clean, stronger))
-    assert tables.bound(aimed) == 0.5  # an untargeted attack reaches no target
+    assert tables.bound(aimed) == 0.6  # an untargeted attack reaches no target
     assert tables.bound(copied) == 0.8  # a white box says nothing of transfers
     assert tables.bound(base) is None
     assert tables.bound(stronger) is None
+
+
+def test_no_attack_lies_within_every_norm():
+    clean = Number("mnist", "net", "clean", 0.8, eps=0.0)
+    euclidean = Number("mnist", "net", "PGD", 0.9, eps=1.5, norm="l2")
+    assert Tables((clean, euclidean)).bound(euclidean) == 0.8
+
+
+def test_what_is_not_told_is_not_compared():
+    told = Number("mnist", "net", "PGD", 0.3, eps=0.1, steps=10)
+    untold = replace(told, rate=0.9, eps=0.2, steps=None)
+    assert not told.has_no_more(untold) and not untold.has_no_more(told)
+    assert find([told, untold], "budget") == []
