@@ -121,7 +121,7 @@ def plateau(tables: Tables) -> Iterator[Found]:
         times = last.parameters[name] / less if less else math.inf
         if len(row) > 2 and times >= WIDE and last.defended > tables.guess and _bites(last, tables):
             why = f"and {first.rate:.3f} with {name} = {less:g} already"
-            yield WARN, last, first, f"{last.sentence}, {why}: more {name} changes nothing"
+            yield WARN, last, first, f"{last.sentence}, {why}: more of it changes nothing"
 
 
 def _rows(tables: Tables) -> Iterator[tuple[str, list[Number]]]:

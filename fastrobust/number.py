@@ -207,7 +207,7 @@ class Tables:
         least = min(others, default=number.defended)
         if least >= number.defended:
             return None
-        return 1 - least if number.targeted else least
+        return round(1 - least if number.targeted else least, 9)
 
 
 def _bounds(one: Number, other: Number) -> bool:
