@@ -30,11 +30,8 @@ from .number import PARAMETERS, SETTINGS, Number
 # 10,000 images, but says nowhere that it took all of them; fewer are the more cautious reading.
 IMAGES = 1000
 
-ATTACKS = (
-    "FGSM", "BIM", "MIM", "PGD", "Madry", "APGD", "AutoAttack",
-    "DeepFool", "CWL2", "modified CWL2", "L-BFGS",
-)  # fmt: skip
-_UNBOUNDED = ATTACKS[-4:]
+_UNBOUNDED = ("DeepFool", "CWL2", "modified CWL2", "L-BFGS")
+ATTACKS = ("FGSM", "BIM", "MIM", "PGD", "Madry", "APGD", "AutoAttack", *_UNBOUNDED)
 _WORDS = {  # by letters and digits alone, in small letters
     **{re.sub(r"[^a-z0-9]", "", name.lower()): name for name in (*ATTACKS, paper.CLEAN)},
     "fgm": "FGSM", "ifgsm": "BIM", "mifgsm": "MIM", "madryetal": "Madry", "aa": "AutoAttack",
@@ -44,7 +41,11 @@ _COLUMNS = (
     "table", "data", "model", "attack", "setting", "source", "accuracy", "success", *PARAMETERS,
     "norm", "images",
 )  # fmt: skip
-_OF_A_REPORT = {"column", "rate", "view"}  # columns of tables.csv that no other file has
+# What is read of a report's lines, as ``report.comma_separated`` writes them.
+_OF_A_REPORT = {
+    "table", "data_set", "model", "column", "attack", "targeted", "view", "source", "probe",
+    "rate", "images",
+}  # fmt: skip
 
 Record = Mapping[str, Any]
 
@@ -123,8 +124,11 @@ def _json(path: Path) -> Iterator[tuple[str, Record]]:
 def _csv(path: Path) -> Iterator[tuple[str, Record]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, restkey="a field without a column", skipinitialspace=True)
-        for line in reader:
-            yield f"line {reader.line_num}", {key: text or None for key, text in line.items()}
+        try:
+            for line in reader:
+                yield f"line {reader.line_num}", {key: text or None for key, text in line.items()}
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{path} must hold CSV in UTF-8, got: {error}") from error
 
 
 def _of_paper(images: int) -> Iterator[Number]:
@@ -146,7 +150,7 @@ _LETTERS = {"initial_const": "c", "max_steps": "steps"}  # our names of the same
 
 
 def _of_report(line: Record) -> Number:
-    """Read a line of a report's ``tables.csv``, as ``report.comma_separated`` writes it."""
+    """Read a line of a report's ``tables.csv``."""
     name = paper.CLEAN
     parameters: dict[str, Any] = {"eps": 0.0}
     if line["attack"]:

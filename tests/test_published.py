@@ -94,6 +94,13 @@ def test_a_column_too_many_is_named(tmp_path):
         published.read(path)
 
 
+def test_other_bytes_are_an_error(tmp_path):
+    for name in ("a.csv", "a.json"):
+        (tmp_path / name).write_bytes("data,model\nä,b\n".encode("latin-1"))
+        with pytest.raises(ValueError, match=f"{name} must hold (CSV in UTF-8|JSON), got: "):
+            published.read(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -161,4 +168,7 @@ def test_a_report_is_read_as_it_was_written(tmp_path):
         Number(attack="CWL2", rate=0.07, table="Table 5", **cw, **base),
     )  # fmt: skip
     assert published.read(root) == published.read(root / "tables.csv") == wanted
+    (root / "tables.csv").write_text("column,rate,view\nFGSM,0.1,paper\n")
+    with pytest.raises(ValueError, match="line 2: columns must be among"):
+        published.read(root)
     assert wanted[-1].words == "targeted CWL2 (c = 0.1, steps = 1000)"
