@@ -1,12 +1,12 @@
-"""``fastrobust evaluate``, budget standard, against AutoAttack's standard setting on the same weights.
+"""``fastrobust evaluate`` by its standard budget, against AutoAttack's, on the same weights.
 
 Run ``python -m benches.bench_evaluate CHECKPOINT... --eps 0.1 [--norm linf] [--data-set digits]
 [--data-root DIR] [--images 100] [--rounds 2]`` with pyautoattack (the authors' code as a package,
 https://github.com/fra31/auto-attack) on the path; ``peers.md`` says how.
 
 Both get the first images of the test set in one batch, through the same network with its weights
-frozen: ours by the engine, AutoAttack through PyTorch. They take turns. Evaluations are forwards and
-backwards of one image. Images that only one of them breaks are counted both ways.
+frozen: ours by the engine, AutoAttack through PyTorch. They take turns. Evaluations are forwards
+and backwards of one image. Images that only one of them breaks are counted both ways.
 """
 
 import argparse

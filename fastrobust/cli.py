@@ -13,6 +13,7 @@ from . import (
     allocator,
     commands,
     inspection,
+    judging,
     measure,
     presets,
     report,
@@ -189,8 +190,9 @@ def report_command(
     _show_report(report.write(out), {}, as_json)
 
 
+app.command()(judging.evaluate)
+app.command()(judging.check)
 app.command()(commands.attack)
-app.command()(commands.evaluate)
 app.command()(commands.info)
 app.command()(commands.lipschitz)
 

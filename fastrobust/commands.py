@@ -1,4 +1,4 @@
-"""The commands that look at classifiers by themselves: attack, evaluate, info, lipschitz."""
+"""The commands that look at one classifier: attack, info and lipschitz."""
 
 import math
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 import typer
 
-from . import bounds, examining, inspection, spectra, terminal, verdict
+from . import bounds, inspection, spectra, terminal
 from .options import (
     DataRoot,
     DataSet,
@@ -19,7 +19,6 @@ from .options import (
     Seed,
     Threads,
 )
-from .train import slug
 
 
 def attack(
@@ -55,62 +54,6 @@ def attack(
         return
     for name, value in found.items():
         print(f"{name:20} {value}")
-
-
-def evaluate(
-    model: Annotated[
-        str, typer.Argument(help="A checkpoint, or package.module:callable that makes a module.")
-    ],
-    eps: Annotated[
-        float, typer.Option(help="Radius of the ball around each image, pixels in [0, 1].")
-    ],
-    norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
-    budget: Annotated[
-        str, typer.Option(help="quick, standard (AutoAttack's and more) or thorough.")
-    ] = "standard",
-    data_set: DataSet = "digits",
-    limit: Limit = None,
-    transfer: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Another model, whose adversarial images are tried, too; may be given again.",
-            metavar="MODEL",
-        ),
-    ] = None,
-    device: Device = "cpu",
-    threads: Threads = None,
-    seed: Seed = 0,
-    data_root: DataRoot = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the verdict; by default runs/evaluate-<model>-<norm>-<eps>."),
-    ] = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Say how robust a classifier is when everything attacks it, and whether to believe that.
-
-    Attacks run from the cheapest to the dearest on the images that still stand. An evaluation that
-    was stopped goes on; with a failed check it ends with exit code 1.
-    """
-    use_threads(threads, small=data_set == "digits" and device == "cpu")
-    out = out or Path("runs") / f"evaluate-{slug(Path(model).stem)}-{norm}-{eps:g}"
-    found, written = examining.examine(
-        model, data_set,
-        eps=eps, norm=norm, budget=budget, limit=limit, others=transfer or [], device=device,
-        seed=seed, data_root=data_root, out=out,
-    )  # fmt: skip
-    places = {name: str(place) for name, place in vars(written).items()}
-    if as_json:
-        terminal.show_json({**verdict.as_json(found), **places})
-    else:
-        terminal.show(verdict.tables(found))
-        for line in verdict.sentences(found):
-            print(line)
-        for name, place in places.items():
-            print(f"{name:9}{place}")
-    if not found.believable:
-        raise typer.Exit(1)
 
 
 def info(

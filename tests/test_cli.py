@@ -37,15 +37,13 @@ def command(capsys):
     return call
 
 
-COMMANDS = ("paper", "train", "attack", "sweep", "report", "info", "lipschitz")
+COMMANDS = ("paper", "train", "attack", "sweep", "report", "info", "lipschitz", "check")
 
 
 def test_help_and_version(command):
     code, out, _ = command("--help")
     assert code == 0
-    assert all(
-        name in out for name in ("paper", "train", "attack", "sweep", "report", "info", "lipschitz")
-    )
+    assert all(name in out for name in COMMANDS)
     assert command()[1] == out
     code, out, _ = command("--version")
     assert code == 0 and out.startswith(f"fastrobust {__version__} (")
@@ -121,6 +119,10 @@ NET_40 = "fastrobust.models:densenet"
         (["info", "--model", NET_40, "--image", "32"], "such as 3x32x32, got 32"),
         (["info", "--model", NET_40, "--image", "3x8x8", "--precision", "tf32"], "on a GPU"),
         (["attack", NET_40, "FGSM(eps=0.1)", "--precision", "fp8"], "fp32 | tf32 | bf16, got"),
+        (["check", "/nowhere.csv"], "/nowhere.csv must be a file of tables, got no such file"),
+        (["check", "papers"], "tables must be the word paper, a .json or .csv file or a run"),
+        (["check", "paper", "--rule", "luck"], "rule must be one of one-step, weaker, targeted, "),
+        (["check", "paper", "--classes", "1"], "--classes"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_2(command, words, message):

@@ -15,9 +15,11 @@ HEADERS_OF_TORCH = re.compile(r"#include\s*[<\"](torch|ATen|c10|pybind11)/")
 # Modules by layer, top down, as the first part of their name below fastrobust. One may import what
 # stands in a lower layer, its own layer, or the ground, which imports nothing of the package.
 LAYERS = [
-    {"__main__", "cli", "commands", "bounds", "examining", "inspection", "options", "terminal"},
+    {"__main__", "cli", "commands", "bounds", "examining", "inspection", "options", "terminal"}
+    | {"judging"},
     {"report", "conclusions", "evidence", "figures", "findings", "galleries"}
-    | {"layout", "listings", "marks", "questions", "results", "spectra", "tables", "verdict"},
+    | {"layout", "listings", "marks", "questions", "results", "spectra", "tables", "verdict"}
+    | {"suspects", "suspicions", "contradictions", "published", "number"},
     {"sweep", "trained", "store", "plans", "presets", "columns", "paper", "probing"}
     | {"measure", "jobs", "subject", "flows", "searches", "tally", "tasks", "worker"},
     {"train", "recipes", "resume", "data", "checkpoint"},

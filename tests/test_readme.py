@@ -47,6 +47,18 @@ def test_the_benchmark(tmp_path):
     assert "step_ sign" in printed and (tmp_path / "ops.json").exists()
 
 
+def test_the_check_of_the_papers_tables(tmp_path):
+    (shown,) = (text for text in blocks("console") if "check paper" in text)
+    *lines, rest = shown.splitlines()[1:]
+    assert rest == "..." and run("fastrobust check paper", tmp_path).splitlines()[:4] == lines
+
+
+def test_the_check_of_ones_own_tables(tmp_path):
+    (tmp_path / "mine.csv").write_text(blocks("text")[0])
+    printed = run("fastrobust check mine.csv", tmp_path)
+    assert printed.startswith("Numbers: 3, ") and "Table 1, cifar10, my net: " in printed
+
+
 def test_every_picture_is_there():
     for place in re.findall(r"!\[.*?\]\((.*?)\)", README):
         assert (ROOT / place).is_file(), place

@@ -1,7 +1,7 @@
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, chi2_contingency
 
-from fastrobust.stats import wilson
+from fastrobust.stats import difference, wilson
 
 
 @pytest.mark.parametrize("count", [1, 2, 31, 200, 10_000])
@@ -20,3 +20,24 @@ def test_ends_are_exact():
 def test_bad_counts(hits, count):
     with pytest.raises(ValueError, match="count|hits"):
         wilson(hits, count)
+
+
+@pytest.mark.parametrize("counts", [(31, 31), (200, 1000), (10_000, 10_000)])
+@pytest.mark.parametrize(("one", "other"), [(0.1, 0.2), (0.5, 0.49), (1.0, 0.9), (0.0, 0.3)])
+def test_difference_is_scipys_chi_squared_test(one, other, counts):
+    table = [(rate * n, (1 - rate) * n) for rate, n in zip((one, other), counts, strict=True)]
+    expected = chi2_contingency(table, correction=False).pvalue
+    assert difference(one, other, counts) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+    assert difference(other, one, counts[::-1]) == difference(one, other, counts)
+
+
+def test_equal_rates_do_not_differ():
+    assert difference(0.3, 0.3, (10, 20)) == difference(1.0, 1.0, (5, 5)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "counts"), [(1.1, 0, (1, 1)), (0, -0.1, (1, 1)), (0, 0, (1, 0))]
+)
+def test_bad_rates(one, other, counts):
+    with pytest.raises(ValueError, match="rates|counts"):
+        difference(one, other, counts)

@@ -192,9 +192,9 @@ class Square(Attack[SquareState]):
         """Put x to what is held, but for a square or two."""
         assert state.eps is not None
         _, channels, height, width = planes(state.x0).shape
-        sizes = _sizes(
-            self.queries, self.p_init, height, width, self.norm == "l2", state.x.device
-        )[state.iteration - 1]
+        sizes = _sizes(self.queries, self.p_init, height, width, self.norm == "l2", state.x.device)[
+            state.iteration - 1
+        ]
         tall, wide = sizes[:, 0], sizes[:, 1]
         draw = self._draw(state, 5 + channels)
         corner = (draw[:, :4] + 1) / 2
