@@ -96,7 +96,7 @@ def test_restarts_are_the_rewrites(iterates, no_compaction, monkeypatch):  # noq
 def planes(classes, dtype=torch.float64, pixels=20):
     torch.manual_seed(classes)
     net = nn.Linear(pixels, classes).to(dtype)
-    x = torch.rand(100, pixels, dtype=dtype)
+    x = torch.rand(60, pixels, dtype=dtype)
     x[::4] = x[::4].round()
     return net, x, net(x).argmax(1)
 
@@ -118,19 +118,19 @@ def least(net, x, y, norm, clip):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("clip", [(0, 1), None])
-@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("classes", [2, 10])
 @pytest.mark.parametrize("norm", NORMS)
 def test_hyperplanes_are_reached_by_the_shortest_way(norm, classes, clip, dtype):
     net, x, y = planes(classes, dtype)
     exact = least(net, x, y, norm, clip)
-    result = FAB(norm=norm, clip=clip, steps=20).run(net, x, y)
+    result = FAB(norm=norm, clip=clip, steps=8).run(net, x, y)
     reachable = exact.isfinite()
-    assert reachable.sum() > 60 and torch.equal(result.success, reachable)
+    assert reachable.sum() > 40 and torch.equal(result.success, reachable)
     ratio = (distances(result, norm) / exact)[reachable]
     assert ratio.max() < (1.01 if clip else 1.0005) and ratio.min() > 1 - 1e-4
     assert torch.equal(result.adv[~reachable], x[~reachable])
     if clip is not None:  # the box is in the way of some
-        assert ((least(net, x, y, norm, None) / exact) < 0.98).sum() > 20
+        assert ((least(net, x, y, norm, None) / exact) < 0.98).sum() > 10
 
 
 def test_without_its_final_search_its_second_success_is_the_nearest(monkeypatch):
@@ -152,7 +152,7 @@ def test_all_rivals_find_what_the_highest_does_not():
             distances(FAB(norm=norm, targets=t, steps=5).run(net, x, y), norm) for t in (1, 3, 99)
         )
         assert (three <= one).all() and (all_ <= three).all()
-        assert (all_ < 0.99 * one).sum() > 5
+        assert (all_ < 0.99 * one).sum() > 2
 
 
 # What comes back
@@ -177,7 +177,7 @@ def test_successes_are_in_the_box_and_failures_are_the_image(clip, double, **fie
 
 def test_an_image_that_is_not_decided_as_its_label_comes_back():
     net, x, y = planes(10)
-    wrong = torch.arange(100) % 3 == 0
+    wrong = torch.arange(60) % 3 == 0
     result = FAB(steps=2).run(net, x, torch.where(wrong, (y + 1) % 10, y))
     assert torch.equal(result.adv[wrong], x[wrong]) and result.success[wrong].all()
     assert (result.linf[~wrong] > 0).all()
@@ -211,15 +211,15 @@ def test_a_lone_class_is_never_left():
 
 def test_rows_of_nan_are_flagged_and_left_alone():
     net, x, y = planes(4)
-    x[:, 0] = torch.tensor([0.1, 0.9] * 50)
+    x[:, 0] = torch.tensor([0.1, 0.9] * 30)
     y = net(x).argmax(1)
 
     def sometimes(x):
         return torch.where((x[:, 0] > 0.5)[:, None], torch.nan, net(x))
 
-    with pytest.warns(UserWarning, match="NaN for 50 of 100 images"):
+    with pytest.warns(UserWarning, match="NaN for 30 of 60 images"):
         result = FAB(norm="l2", steps=3).run(sometimes, x, y)
-    bad = torch.arange(100) % 2 == 1
+    bad = torch.arange(60) % 2 == 1
     assert torch.equal(result.invalid, bad) and torch.equal(result.adv[bad], x[bad])
     assert not result.success[bad].any() and result.success[~bad].all()
 
@@ -238,7 +238,7 @@ def test_fields_are_checked_and_read_back():
         with pytest.raises(ValueError, match=words):
             FAB(**fields)
     net, x, y = planes(4)
-    with pytest.raises(ValueError, match="chooses its targets itself, got a target in 100 of 100"):
+    with pytest.raises(ValueError, match="chooses its targets itself, got a target in 60 of 60"):
         FAB().run(net, x, target=y)
     with pytest.raises(TypeError, match="FAB must be given no budget per row, got eps"):
         FAB().run(net, x, y, eps=0.1)
@@ -321,8 +321,8 @@ def test_it_is_nearer_than_carlini_and_wagner_on_a_trained_network():
     import nets
 
     model, digits = nets.trained(), nets.digits()
-    x, y = digits.x_test[:24], digits.y_test[:24]
-    near = FAB(norm="l2", steps=20).run(model, x, y)
+    x, y = digits.x_test[:12], digits.y_test[:12]
+    near = FAB(norm="l2", steps=10).run(model, x, y)
     far = fr.attacks.CWL2(binary_search_steps=4, max_steps=100, learning_rate=0.02).run(model, x, y)
     assert near.success.all()
     both = far.success & (far.l2 > 0)

@@ -10,11 +10,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fastrobust as fr
-from fastrobust.attacks import BIM, FGSM, MIM, PGD, from_repr, random_targets
+from fastrobust.attacks import BIM, FAB, FGSM, MIM, PGD, Square, from_repr, random_targets
 from fastrobust.attacks.state import State
 from fastrobust.philox import philox4x32
 
-KINDS = [FGSM, BIM, MIM, PGD]
+
+def square(eps):
+    return Square(eps, queries=50)
+
+
+KINDS = [FGSM, BIM, MIM, PGD, square]
 
 
 def model(classes=4):
@@ -45,6 +50,13 @@ def test_defaults_are_the_papers():
         "norm": "linf", "keep": "best",
     }  # fmt: skip
     assert PGD.madry(0.1) == PGD(eps=0.1, keep="last")
+    assert vars(Square(0.1)) == shared | {
+        "norm": "linf", "loss": "margin", "queries": 5000, "p_init": 0.8, "restarts": 1,
+    }  # fmt: skip
+    assert vars(FAB()) == {
+        "norm": "linf", "steps": 100, "restarts": 1, "targets": 9, "eps": 0.3, "alpha_max": 0.1,
+        "eta": 1.05, "beta": 0.9, "clip": (0, 1),
+    }  # fmt: skip
 
 
 def test_repr_leaves_out_defaults_and_evaluates_back():
@@ -318,8 +330,9 @@ def test_rows_of_nan_are_flagged_and_left_alone(kind):
         assert torch.equal(result.invalid, bad)
         assert torch.equal(result.adv[bad], x[bad]) and not result.success[bad].any()
         assert not result.claimed[bad].any() and (result.decision[bad] == -1).all()
-        # One look (at the gradient, or for the label), then the verdict.
-        assert (result.queries[bad] == (2 if labels is None else 3)).all()
+        # One look (at the gradient, or for the label or the scores alone), then the verdict.
+        look = 1 if labels is None or kind is square else 2
+        assert (result.queries[bad] == look + 1).all()
         if labels is not None:
             alone = attack.run(net, x[~bad], y[~bad], index=torch.arange(8)[~bad])
             torch.testing.assert_close(result.adv[~bad], alone.adv)

@@ -10,7 +10,7 @@ from torch import nn
 
 import fastrobust as fr
 from fastrobust import engine, slots
-from fastrobust.attacks import BIM, FGSM, MIM, PGD, base
+from fastrobust.attacks import BIM, FGSM, MIM, PGD, Square, base
 
 ATTACKS = [
     FGSM(eps=0.1),
@@ -21,6 +21,8 @@ ATTACKS = [
     PGD(eps=0.05, step_size=0.02, steps=6, restarts=3, keep="last", loss="dlr"),
     PGD(eps=0.3, step_size=0.1, steps=8, norm="l2", loss="train"),
     PGD.madry(0.05),
+    Square(eps=0.06, queries=40, restarts=2),
+    Square(eps=0.4, norm="l2", loss="ce", queries=40),
 ]
 # Rows are added up in another order when the batch is another.
 CLOSE = {"rtol": 0, "atol": 1e-9}

@@ -27,7 +27,7 @@ def by_bisection(x, w, gap, norm, clip=BOX):
     near, far = 0.0, 1.0
     while w @ change(far) < gap and far < 1e12:
         far *= 2
-    for _ in range(200):
+    for _ in range(100):
         middle = (near + far) / 2
         near, far = (middle, far) if w @ change(middle) < gap else (near, middle)
     return change(far)

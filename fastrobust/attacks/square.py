@@ -24,7 +24,7 @@ from .windows import Windows, bumps, sides, tiled_bumps, tiles, windows
 # Of 10000 queries those after which a square covers half as many pixels, as the authors' code has
 # them (https://github.com/max-andr/square-attack; the paper leaves out the one at 500).
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-_LEAST = 1e-12  # the guard of a quotient of norms, as in the authors' code
+_ROUNDING = 16  # units in the last place that count as nothing: a quotient would make them large
 
 
 @dataclass(kw_only=True)
@@ -208,7 +208,9 @@ class Square(Attack[SquareState]):
             return
         square = signs * first.mask
         self._move(state, state.held, square, 2 * state.eps)
-        same = length(state.x - state.held, "linf") == 0
+        # A pixel that goes from one end to the other goes this far, wherever the box cuts the ball.
+        far = state.eps if self.clip is None else state.eps.clamp(max=self.clip[1] - self.clip[0])
+        same = length(state.x - state.held, "linf") < far / 2
         if state.x.is_cuda or same.any():
             square = torch.where(beside(same, square), -square, square)
             self._move(state, state.held, square, 2 * state.eps)
@@ -247,17 +249,18 @@ def _with_bumps(
         eps: (N,) norm that the whole change may have.
     """
     here, there = first.mask, second.mask
-    spare = (eps.square() - change.square().flatten(1).sum(1)).clamp_min(0) / change.shape[1]
-    budget = ((change * (here | there)).square().sum((2, 3)) + spare[:, None]).sqrt()
-    old = change * here
-    new = signs * bumps(first, turned, change.dtype) + old / _length(old)
-    new = new * (budget[:, :, None, None] / _length(new))
-    return torch.where(here, new, change.masked_fill(there, 0.0))
+    least = _ROUNDING * torch.finfo(change.dtype).eps
+    spare = eps.square() - change.square().flatten(1).sum(1)
+    spare = spare.masked_fill(spare <= least * eps.square(), 0.0)[:, None] / change.shape[1]
+    budget = ((change * (here | there)).square().sum((2, 3)) + spare).sqrt()[:, :, None, None]
+    new = signs * bumps(first, turned, change.dtype) + _unit(change * here, 0.0)
+    return torch.where(here, budget * _unit(new, least), change.masked_fill(there, 0.0))
 
 
-def _length(change: Tensor) -> Tensor:
-    """Norm (N, C, 1, 1) of each channel, never zero."""
-    return change.square().sum((2, 3), keepdim=True).sqrt().clamp_min(_LEAST)
+def _unit(change: Tensor, least: float) -> Tensor:
+    """Each channel of (N, C, H, W) over its norm; zero where that is at most `least`."""
+    norm = change.square().sum((2, 3), keepdim=True).sqrt()
+    return change * torch.where(norm > least, 1 / norm, 0.0)
 
 
 def _signs(draw: Tensor) -> Tensor:
