@@ -21,7 +21,7 @@ LAYERS = [
     {"sweep", "trained", "store", "plans", "presets", "columns", "paper", "probing"}
     | {"measure", "jobs", "subject", "flows", "searches", "tally", "tasks", "worker"},
     {"train", "recipes", "resume", "data", "checkpoint"},
-    {"attacks", "spectral", "lipschitz", "sensitivity", "chains", "readers"},
+    {"attacks", "spectral", "lipschitz", "sensitivity", "chains", "layers", "leaves", "readers"},
     {"lanczos", "singular", "torus"},
     {"slots"},
     {"engine", "prepared", "backends", "fused", "folding", "graphs"},
