@@ -6,7 +6,9 @@ that works entry by entry; so s is carried on to the next convolution or linear 
 there as W diag(|s|), which is tighter than |W| max |s|.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from torch import Tensor
@@ -26,12 +28,13 @@ class Link:
         part: ``"net"``, or ``"scores"`` or ``"units"`` for what a head adds on the way to its class
             scores or to its output units.
         norm: Its Lipschitz constant where that is known in closed form; None where it has a weight.
-        weight: (out, in / groups, kh, kw) of a convolution or (out, in) of a linear layer, float64.
+        weight: (out, in / groups, kh, kw), float64; a linear layer is a 1x1 convolution.
         size: Height and width of a convolution's input.
         stride, dilation, groups: A convolution's.
         wraps: Whether it pads circularly, with as many rows and columns as keep the size.
         scale: (in,) what multiplies every input channel before it, batch norms and 1 / std of the
             input's normalisation; None for 1.
+        after: (out,) what multiplies every output channel and counts here; None for 1.
         gain: (in,) the same with every variance taken as 1.
         spread: (out,) standard deviation of its output channels, as the next batch norm knows it.
         folded: Whether its effect is in the scale of a later layer.
@@ -48,6 +51,7 @@ class Link:
     groups: int = 1
     wraps: bool = False
     scale: Tensor | None = None
+    after: Tensor | None = None
     gain: Tensor | None = None
     spread: Tensor | None = None
     folded: bool = False
@@ -55,16 +59,46 @@ class Link:
 
 @dataclass
 class Dense:
-    """A dense layer h -> [h; H(h)]: the links of H."""
+    """A dense layer h -> [h; H(h)].
 
-    links: list[Link] = field(default_factory=list)
+    Attributes:
+        chain: H.
+    """
+
+    chain: "Chain"
+
+
+@dataclass
+class Residual:
+    """A sum h -> H(h) + S(h).
+
+    Attributes:
+        chain: H.
+        shortcut: S, empty for the identity.
+    """
+
+    chain: "Chain"
+    shortcut: "Chain"
+
+
+Chain: TypeAlias = list[Link | Dense | Residual]
+
+
+def every(chain: Chain) -> Iterator[Link]:
+    """Yield all links, those of a sum's shortcut last."""
+    for item in chain:
+        if isinstance(item, Link):
+            yield item
+        else:
+            yield from every(item.chain)
+            yield from every(item.shortcut if isinstance(item, Residual) else [])
 
 
 class Walk:
     """What is known of the signal on its way through the network."""
 
     def __init__(self, size: Size) -> None:
-        self.chain: list[Link | Dense] = []
+        self.chain: Chain = []
         self.size = size
         self.scale: Tensor | None = None
         self.gain: Tensor | None = None
@@ -75,6 +109,13 @@ class Walk:
         """Add a link as it is."""
         self.chain.append(link)
         return link
+
+    @contextmanager
+    def branch(self) -> Iterator[Chain]:
+        """Let what is added meanwhile be a chain of its own."""
+        outer, self.chain = self.chain, []
+        yield self.chain
+        self.chain = outer
 
     def closed(self, name: str, kind: str, norm: float, part: str = "net") -> Link:
         """Add a link whose constant is known."""
@@ -101,6 +142,15 @@ class Walk:
         self.scale = self.gain = None
         self.scaling = []
 
+    def settle(self) -> None:
+        """Let what has scaled so far count at the one layer that it follows, as diag(scale) W."""
+        (writer, _), *others = self.writers or [(None, 0)]
+        if writer is not None and not others and self.scale is not None:
+            writer.after = self.scale
+            for earlier in self.scaling:
+                earlier.folded = True
+        self.forget_scale()
+
     def normalisation(self, std: Tensor) -> None:
         """Add the division by std (1, C, 1, 1) that an input's normalisation is."""
         factor = 1 / std.detach().double().flatten()
@@ -118,4 +168,11 @@ class Walk:
         self.closed("head", head.activation, constant, "scores")
         vectors = head.vectors.detach().double()
         temperature = vectors.shape[1] * heads.TEMPERATURE_PER_UNIT
-        self.weigh(Link("head.vectors", "codewords", "scores", weight=vectors / temperature))
+        self.weigh(
+            Link(
+                "head.vectors",
+                "codewords",
+                "scores",
+                weight=(vectors / temperature)[..., None, None],
+            )
+        )

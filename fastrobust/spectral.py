@@ -19,13 +19,19 @@ class Spectra(NamedTuple):
     Attributes:
         values: a 1-D tensor for each convolution, descending.
         methods: of each convolution "one svd" (of a single tap, as 1x1 kernels have), "kernel"
-            (Gram matrices by the kernel, up to 256 channels on the smaller side, on a GPU 32),
-            "kernel in float64" where float32 would lose the smallest values, "gram" (by torch), or
-            "svd" where Gram matrices would lose them.
+            (Gram matrices by the kernel, up to 256 channels on the smaller side, on a GPU 32) or
+            "gram" (by torch); "kernel in float64" or "svd" where these would lose the smallest
+            values: in float32 if one is below 1/30 of the largest, or the matrices are nearly
+            square (7:10), in float64 below 1e-6.
     """
 
     values: list[Tensor]
     methods: list[str]
+
+    @property
+    def fallbacks(self) -> int:
+        """How many convolutions asked for more care than Gram matrices in their own dtype take."""
+        return sum(method in ("kernel in float64", "svd") for method in self.methods)
 
 
 @overload

@@ -24,7 +24,7 @@ LAYERS = [
     | {"measure", "jobs", "subject", "flows", "searches", "tally", "tasks", "worker"},
     {"train", "recipes", "resume", "data", "checkpoint"},
     {"evaluation", "worst_case", "lineup", "journal", "soundness"},
-    {"attacks", "spectral", "lipschitz", "sensitivity", "chains", "readers"},
+    {"attacks", "spectral", "lipschitz", "sensitivity", "chains", "layers", "leaves", "readers"},
     {"lanczos", "singular", "torus"},
     {"slots"},
     {"randomised"},

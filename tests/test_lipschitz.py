@@ -152,6 +152,81 @@ def test_dense_nets_and_heads(settings, head):
     assert torch.allclose(report.images.stretch, torch.tensor(scores).double(), rtol=1e-3)
 
 
+def small_resnet(block, seed=0):
+    """torchvision's ResNet with few channels: its own are 64 and more."""
+    resnet = pytest.importorskip("torchvision.models.resnet", exc_type=ImportError)
+    kind = getattr(resnet, block)
+    torch.manual_seed(seed)
+    net = resnet.ResNet(kind, [1, 1, 1, 1], num_classes=3)
+    net.conv1, net.bn1 = nn.Conv2d(1, 4, 7, 2, 3), nn.BatchNorm2d(4)
+    channels = 4
+    for number, (width, stride) in enumerate([(4, 1), (6, 2), (4, 2), (4, 1)], 1):
+        wide = width * kind.expansion
+        resize = None
+        if stride != 1 or channels != wide:
+            resize = nn.Sequential(nn.Conv2d(channels, wide, 1, stride), nn.BatchNorm2d(wide))
+        first = kind(channels, width, stride, resize)
+        setattr(net, f"layer{number}", nn.Sequential(first, kind(wide, width)))
+        channels = wide
+    net.fc = nn.Linear(channels, 3)
+    return shaken(net, 16)
+
+
+@pytest.mark.parametrize("block", ["BasicBlock", "Bottleneck"])
+@pytest.mark.parametrize("seed", range(3))
+def test_residual_nets(block, seed):
+    net = small_resnet(block, seed)
+    x = 3 * torch.randn(3, 1, 16, 16)
+    report = lipschitz(net, 16, x)
+    true = [norm(jacobian(net, image)) for image in x]
+    assert report.bound >= max(true) == pytest.approx(report.lower_bound, rel=1e-3)
+    for length in range(1, 9):  # every beginning of it
+        beginning = nn.Sequential(*list(net.children())[:length])
+        true = norm(jacobian(beginning, x[0]))
+        assert lipschitz(beginning, 16).bound >= true * (1 - ROUNDING)
+
+
+def test_both_ways_of_a_residual_block_see_its_input():
+    net = small_resnet("BasicBlock")
+    net.layer3[0].downsample[0] = nn.Conv2d(6, 4, 3, 2, 1)
+    found = named(lipschitz(net, 32))
+    for name in ("layer3.0.conv1", "layer3.0.downsample.0"):
+        true = circular(net.get_submodule(name), (4, 4))
+        assert found[name].raw == pytest.approx(true, rel=1e-9)
+
+
+def test_a_residual_block_is_the_sum_of_its_ways():
+    resnet = pytest.importorskip("torchvision.models.resnet", exc_type=ImportError)
+    shortcut = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2, eps=0))
+    for resize, channels, constant in ((None, 1, 1 + 6), (shortcut, 2, 3 + 6)):
+        block = resnet.BasicBlock(1, channels, 1, resize).eval()
+        for conv in (block.conv1, block.conv2):
+            conv.weight.data.zero_()[0, 0, 1, 1] = 2.0
+        block.bn1.running_var.fill_(1 - block.bn1.eps)
+        block.bn2.running_var.fill_(1 - block.bn2.eps)
+        # What is small in the second channel counts with the 9 there, not with the 1.5.
+        block.bn2.weight.data = torch.tensor([1.5, 9.0])[:channels]
+        shortcut[0].weight.data[:] = torch.tensor([3.0, 0.0])[:, None, None, None]
+        assert lipschitz(block, 5).bound == pytest.approx(constant, rel=1e-6)
+        reached = norm(jacobian(block, torch.ones(1, 5, 5)))  # where the ReLUs are open
+        assert reached == pytest.approx(constant, rel=1e-6)
+
+
+def test_a_scale_before_a_residual_block_counts_on_both_ways():
+    resnet = pytest.importorskip("torchvision.models.resnet", exc_type=ImportError)
+    block = resnet.BasicBlock(2, 2).eval()
+    for module in (block.conv1, block.conv2):
+        module.weight.data.zero_()  # the identity is left
+    conv, scale = nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2, eps=0)
+    conv.weight.data[:] = torch.tensor([[2.0, 0.0], [0.0, 5.0]])[:, :, None, None]
+    scale.weight.data = torch.tensor([-8.0, 1.0])
+    for net, constant in (
+        (nn.Sequential(conv, scale, block), 16),  # |diag(8, 1) W|, not 8 |W|
+        (nn.Sequential(scale, block), 8),
+    ):
+        assert lipschitz(net.eval(), 4).bound == pytest.approx(constant)
+
+
 def test_a_dense_layer_is_composed_as_pythagoras_has_it():
     layer = DenseLayer(1, 1, bottleneck=False).eval()
     layer.grow.norm.weight.data.fill_(3.0)

@@ -57,6 +57,25 @@ def test_all_singular_values(case, device):
         assert abs(norm.cpu() - wanted[0]) <= tolerance * wanted[0]
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_convolution_has_the_values_of_its_matrix(data):
+    def draw(low, high):
+        return data.draw(st.integers(low, high))
+
+    groups, stride = draw(1, 3), (draw(1, 3), draw(1, 3))
+    size = [s * draw(-(-4 // s), 9 // s) for s in stride]
+    kernel, dilation = (draw(1, 10), draw(1, 4)), (draw(1, 3), draw(1, 2))
+    generator = torch.Generator().manual_seed(draw(0, 2**32))
+    shape = (groups * draw(1, 4), draw(1, 3), *kernel)
+    weight = torch.randn(shape, generator=generator, dtype=torch.float64)
+    wanted = torch.linalg.svdvals(dense(weight, size, stride, dilation, groups))
+    for dtype, tolerance in ((torch.float64, 1e-7), (torch.float32, 1e-5)):
+        found = fr.spectral.conv_singular_values(weight.to(dtype), size, stride, dilation, groups)
+        assert found.shape == wanted.shape
+        assert (found - wanted).abs().max() <= tolerance * wanted[0]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("channels", [(3, 5), (3, 3), (257, 370), (260, 257)])
 def test_singular_matrices_are_done_with_more_care(channels, dtype):
@@ -74,11 +93,31 @@ def test_singular_matrices_are_done_with_more_care(channels, dtype):
     assert (found.values[0] - wanted).abs().max() <= tolerance * wanted[0]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "least", "careful", "tolerance"),
+    [(torch.float32, 1 / 30, "kernel in float64", 1e-5), (torch.float64, 1e-6, "svd", 1e-7)],
+)
+@pytest.mark.parametrize("channels", [(2, 3), (3, 2), (12, 48)])
+def test_the_least_value_that_a_gram_matrix_keeps(channels, dtype, least, careful, tolerance):
+    few = min(channels)
+    for smallest, method in ((1.1 * least, "kernel"), (0.9 * least, careful)):
+        values = torch.logspace(0, 1, few, 1 / smallest, dtype=torch.float64).reciprocal()
+        left, right = (torch.linalg.qr(torch.randn(n, few).double()).Q for n in channels)
+        weight = torch.zeros(*channels, 1, 2, dtype=dtype)
+        weight[..., 0, 1] = left @ values.diag() @ right.T
+        weight[..., 0, 0] = 1e-12  # so that there is more than one tap
+        found = fr.spectral.conv_spectra([weight, weight[..., :1]], (2, 3))
+        assert found.methods == [method, "one svd"]
+        assert found.fallbacks == (method == careful)
+        assert (found.values[0] - values.repeat_interleave(6)).abs().max() <= tolerance
+
+
 def test_the_method_goes_by_the_shape():
     shapes = [(4, 9, 3, 3), (4, 5, 3, 3), (4, 5, 1, 1), (257, 400, 1, 2), (257, 260, 1, 2)]
     weights = [torch.randn(shape) for shape in shapes]
     found = fr.spectral.conv_spectra(weights, (4, 2))
     assert found.methods == ["kernel", "kernel in float64", "one svd", "gram", "svd"]
+    assert found.fallbacks == 2
     for weight, values in zip(weights[:3], found.values[:3], strict=True):
         wanted = torch.linalg.svdvals(dense(weight.double(), (4, 2), 1, 1, 1))
         assert (values - wanted).abs().max() <= 1e-5 * wanted[0]
@@ -187,6 +226,7 @@ def test_a_search_that_has_not_ended_says_so(monkeypatch):
         ((torch.ones(2, 3, 3), 4), ValueError, r"weight must have shape \(c_out"),
         ((torch.ones(2, 0, 3, 3), 4), ValueError, "weight must have shape"),
         ((torch.full((1, 1, 3, 3), torch.nan), 4), ValueError, "weight must be finite"),
+        ((torch.full((1, 1, 3, 3), -torch.inf), 4), ValueError, "weight must be finite"),
         ((torch.ones(1, 1, 3, 3).half(), 4), TypeError, "float32 or float64"),
         (("weight", 4), TypeError, "weight must be a torch.Tensor, got str"),
         ((torch.ones(1, 1, 3, 3), 0), ValueError, "input_size must be one or two whole"),
@@ -205,9 +245,9 @@ def test_errors_say_the_wish_then_the_fact(arguments, error, words):
 
 def test_words_and_lists_that_cannot_be():
     weight = torch.ones(1, 1, 3, 3)
-    with pytest.raises(ValueError, match="padding must be circular | zeros, got 'reflect'"):
+    with pytest.raises(ValueError, match=r"padding must be circular \| zeros, got 'reflect'"):
         fr.spectral.conv_norm(weight, 4, padding="reflect")
-    with pytest.raises(ValueError, match="bound must be exact | upper, got 'lower'"):
+    with pytest.raises(ValueError, match=r"bound must be exact \| upper, got 'lower'"):
         fr.spectral.conv_norm(weight, 4, bound="lower")
     with pytest.raises(ValueError, match="must have room for the kernel, 3 wide"):
         fr.spectral.conv_norm(weight, 2, padding="zeros", zeros=0)

@@ -90,6 +90,14 @@ void compare(double tolerance) {
   CHECK(cuda_rows(gpu, nullptr) == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess);
   CHECK(worst_gap(gpu.direction, lbfgs.direction, s.N * s.n) == 0);
   CHECK(worst_gap(gpu.slope, lbfgs.slope, s.N) == 0);
+
+  auto spectrum = s.conv_spectrum(), spectrum_gpu = spectrum;
+  spectrum_gpu.gram = shared_copy(s.slopes), spectrum_gpu.waves = shared_copy(s.vectors);
+  spectrum_gpu.jobs = shared_copy(std::vector<SpectrumJob>(s.jobs, s.jobs + s.N));
+  spectrum_gpu.values = shared_copy(s.spectrum);
+  cpu_rows(spectrum, 0, spectrum.N);
+  CHECK(cuda_rows(spectrum_gpu, nullptr) == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess);
+  CHECK(worst_gap(spectrum_gpu.values, spectrum.values, s.spectrum.size()) == 0);
 }
 
 int main() {
