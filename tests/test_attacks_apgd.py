@@ -88,6 +88,7 @@ def test_with_targets_every_rival_gets_a_run_of_its_own(kind, loss):
 
 LINEAR = [
     APGD(eps=0.1, loss="margin"),
+    APGD(eps=0.1, loss="margin", steps=1),
     APGD(eps=0.1, loss="ce", restarts=2),
     APGD(eps=0.1, loss="margin", targets=1, steps=50),
     PGD(eps=0.1, loss="margin", targets=1, step_size=0.02),

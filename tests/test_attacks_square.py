@@ -105,10 +105,14 @@ def test_bumps_are_equation_two(tall, wide, turned, dtype):
 
 
 def test_windows_shrink_as_the_paper_says():
-    share = square._shares(torch.tensor([0, 10, 11, 50, 51, 9999]), 10000, 0.8)
-    assert share.tolist() == [0.8, 0.8, 0.4, 0.4, 0.2, 0.8 / 512]
-    share = square._shares(torch.tensor([0, 5, 6, 4999]), 5000, 0.8)
-    assert share.tolist() == [0.8, 0.8, 0.4, 0.8 / 512]
+    # Sides of 0.8, 0.4, 0.2 and 0.8 / 512 of 10,000 pixels.
+    for queries, proposals, wanted in (
+        (10000, [0, 10, 11, 50, 51, 9999], [89, 89, 63, 63, 45, 4]),
+        (5000, [0, 5, 6, 4999], [89, 89, 63, 4]),
+    ):
+        found = square._sizes(queries, 0.8, 100, 100, False, torch.device("cpu"))
+        assert len(found) == queries
+        assert found[proposals].tolist() == [[side, side] for side in wanted]
     area = torch.tensor([0.0, 1, 16, 20, 500]).double()
     tall, wide = windows.sides(area, 8, 8, bumpy=False)
     assert tall.tolist() == wide.tolist() == [1, 1, 4, 4, 8]
