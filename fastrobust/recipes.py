@@ -84,8 +84,8 @@ _PAPERS: dict[str, MakeHead] = {
     "O:SOFTMAX:MSE": lambda num_classes, config, seed: heads.Softmax("mse"),
     "R:TANH:MSE": _codeword,
 }
-# What to hold them against: squared error without a softmax, tanh without codewords, and the defence
-# that has stood, adversarial training (Athalye, Carlini, Wagner 2018, arXiv 1802.00420, section 5).
+# What to hold them against: squared error without a softmax, tanh without codewords, and the one
+# defence that has stood, adversarial training (Athalye et al. 2018, arXiv 1802.00420, 5.1).
 _ADVERSARIAL = "O:SOFTMAX:CE:PGD"
 _DEFENCES: dict[str, MakeHead] = {
     "O:LINEAR:MSE": lambda num_classes, config, seed: heads.Linear(),
