@@ -98,7 +98,15 @@ MODEL_NAMES, DEFENCE_NAMES = tuple(_PAPERS), tuple(_DEFENCES)
 # The paper also tried codewords of 64, 256 and 1024 units (section 4.2): a length behind the name.
 _WITH_LENGTH = re.compile(r"(R:TANH:MSE):([1-9][0-9]*)")
 
-_LOSS_SCALES = {name: 15.0 if name.endswith(":MSE") else 1.0 for name in MODELS}
+# Linear outputs do not saturate: of ten classes, 5 makes their gradient z - y, cross-entropy's size.
+_LOSS_SCALES = {
+    "O:SOFTMAX:CE": 1.0,
+    "O:SOFTMAX:MSE": 15.0,
+    "R:TANH:MSE": 15.0,
+    "O:LINEAR:MSE": 5.0,
+    "O:TANH:MSE": 15.0,
+    _ADVERSARIAL: 1.0,
+}
 
 # Larger images: DenseNet-BC 40-12 by DenseNet's recipe (arXiv 1608.06993, 4.2): its weight decay,
 # its crops (4 of 32 pixels, half of it where objects fill the image), its learning rate scaled with
