@@ -98,7 +98,8 @@ MODEL_NAMES, DEFENCE_NAMES = tuple(_PAPERS), tuple(_DEFENCES)
 # The paper also tried codewords of 64, 256 and 1024 units (section 4.2): a length behind the name.
 _WITH_LENGTH = re.compile(r"(R:TANH:MSE):([1-9][0-9]*)")
 
-# Linear outputs do not saturate: of ten classes, 5 makes their gradient z - y, cross-entropy's size.
+# Linear outputs do not saturate: 5 makes their gradient z - y of ten classes, as large as that of
+# cross-entropy.
 _LOSS_SCALES = {
     "O:SOFTMAX:CE": 1.0,
     "O:SOFTMAX:MSE": 15.0,
