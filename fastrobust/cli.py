@@ -39,7 +39,7 @@ from .options import (
     Without,
 )
 from .plans import Plan
-from .train import MODEL_NAMES, slug
+from .recipes import MODEL_NAMES, MODELS, slug, split_name
 
 app = typer.Typer(
     add_completion=False,
@@ -107,7 +107,11 @@ def paper(
 @app.command()
 def train(
     models: Annotated[
-        list[str] | None, typer.Argument(help=f"Which of {', '.join(MODEL_NAMES)}; all by default.")
+        list[str] | None,
+        typer.Argument(help=f"Which of {', '.join(MODELS)}; the first three by default."),
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="The same as an option, once or several times.")
     ] = None,
     data_set: DataSet = "digits",
     preset: Preset = "quick",
@@ -122,9 +126,9 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train classifiers into a run folder's models/, unless they are there already."""
-    names = tuple(models or MODEL_NAMES)
-    if unknown := sorted(set(names) - set(MODEL_NAMES)):
-        raise ValueError(f"models must be among {', '.join(MODEL_NAMES)}, got {unknown}")
+    names = tuple(dict.fromkeys([*(models or ()), *(model or ())])) or MODEL_NAMES
+    for name in names:
+        split_name(name)  # before anything is trained
     plan = presets.make(preset, data_set, seed=seed, net=net)
     out = out or _default_out(plan)
     jobs = _settle(plan, device, threads, jobs)

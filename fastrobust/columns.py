@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from . import attacks, paper
-from .plans import ABLATION, FIGURE_1
-from .recipes import MODEL_NAMES
+from .plans import ABLATION, DEFENCES, FIGURE_1
+from .recipes import DEFENCE_NAMES, MODEL_NAMES
 
 CE, MSE, CODED = MODEL_NAMES
 HONEST = "PGD on class scores"
 LENGTHS = (64, 256, 1024)  # beside 128, the plain name's; the paper's section 4.2
 CODED_MODELS = (f"{CODED}:64", CODED, *(f"{CODED}:{length}" for length in LENGTHS[1:]))
+COMPARED = (*MODEL_NAMES, *DEFENCE_NAMES)
+BUDGETS = (0.1, 0.2)  # of the comparison: the middle and the end of the paper's grids of eps
 # Figure 1: on it lie the .03 and the .35 that the paper found.
 PROBES = (
     *(round(0.01 * n, 9) for n in range(1, 6)),
@@ -169,6 +171,9 @@ def columns(effort: Effort) -> tuple[Column, ...]:
     victims = (MSE, CODED)
     attacked = (CE, CODED)
     tenth: dict[str, Any] = {"models": CODED_MODELS, "values": (0.1,)}
+    twice: dict[str, Any] = {"models": COMPARED, "values": BUDGETS}
+    longest: dict[str, Any] = {"models": COMPARED, "parameter": "max_steps", "values": (40,)}
+    dearest: dict[str, Any] = {"models": COMPARED, "parameter": "initial_const", "values": (10,)}
     return (
         *signs(3, targeted=False),
         Column(3, "DeepFool", _deep_fool("units")),
@@ -194,6 +199,15 @@ def columns(effort: Effort) -> tuple[Column, ...]:
         Column(
             ABLATION, "modified CWL2", modified, targeted=True, parameter="initial_const", **tenth
         ),
+        Column(DEFENCES, "FGSM", _fgsm, **twice),
+        Column(DEFENCES, "BIM", _bim, **twice),
+        Column(DEFENCES, "MIM", _mim, **twice),
+        Column(DEFENCES, "Madry", _madry, **twice),
+        Column(DEFENCES, HONEST, _honest, "class", **twice),
+        Column(DEFENCES, "DeepFool", _deep_fool("units"), **longest),
+        Column(DEFENCES, "DeepFool", _deep_fool("class"), "class", **longest),
+        Column(DEFENCES, "CWL2", cw_units, **dearest),
+        Column(DEFENCES, "CWL2", cw, "class", **dearest),
         Column(
             FIGURE_1, "Madry", _madry, values=PROBES, targeted=True, models=attacked, probe=True
         ),

@@ -7,7 +7,7 @@ import numpy as np
 
 from . import attacks
 from .marks import Marks
-from .plans import ABLATION, FIGURE_1, VIEWS, Cell
+from .plans import ABLATION, DEFENCES, FIGURE_1, VIEWS, Cell
 from .results import Result, Run, robust_at, smallest_breaks
 from .tables import LETTERS, VIEW_NAMES, Entry, Group, RateTable
 
@@ -29,6 +29,14 @@ TITLES = {
         "The paper names them in section 4.2 and prints no numbers. Accuracy, under targeted "
         "attack its success rate.",
     ),
+    DEFENCES: (
+        "Comparison defences",
+        "What the same training makes of other ideas; higher is better for the classifier. "
+        "O:LINEAR:MSE: squared error without a softmax. O:TANH:MSE: tanh units beside one-hot "
+        "targets, the nearest of which decides. O:SOFTMAX:CE:PGD: adversarial training (Madry et "
+        "al. 2018, arXiv 1706.06083). Below: what is left once every image has met the worst of "
+        "these attacks within eps.",
+    ),
 }
 
 
@@ -46,9 +54,12 @@ def _paper_table(run: Run, number: int, marks: Marks) -> RateTable:
     cells = [cell for cell in run.plan.cells if cell.table == number]
     models, groups = _groups(run, cells, marks)
     caption += _targets_met(run, number)
+    if number == DEFENCES:
+        caption += _trained_under(run)
+        groups += _worst(run.select(table=number, targeted=False), models, _eps_of(cells))
     if any(map(_stops_by_units, cells)):
         caption += _ABOUT_CLAIMS
-    return RateTable(f"Table {number}. {title}", caption, models, groups)
+    return RateTable(f"Table {number}. {title}", caption, models, groups, number == DEFENCES)
 
 
 _ABOUT_CLAIMS = (
@@ -126,32 +137,51 @@ def _targets_met(run: Run, number: int) -> str:
     return f" Successes without any attack, since the clean decision is the target: {words}."
 
 
+def _trained_under(run: Run) -> str:
+    """Say which classifiers were trained on images under an attack, and under which."""
+    configs = {name: facts.get("config", {}) for name, facts in run.facts["models"].items()}
+    under = {name: found["attack"] for name, found in configs.items() if found.get("attack")}
+    return "".join(f" {name} was trained on {attack}." for name, attack in under.items())
+
+
 def _worst_case(run: Run) -> RateTable | None:
     """Return the accuracy left when every image meets its worst attack, per eps budget."""
-    untargeted = [result for result in run.select(targeted=False) if result.cell.attack]
     by_eps = [result.cell for result in run.white_box(targeted=False, parameter="eps")]
-    budgets = _shared_budgets(by_eps)
     models = tuple(dict.fromkeys(cell.model for cell in by_eps))
     if not models:
         return None
-    groups = []
-    for name, views in (("the paper's attacks", VIEWS[:1]), ("all attacks", VIEWS)):
-        entries = {}
-        for model in models:
-            found = [r for r in untargeted if r.cell.model == model and r.cell.view in views]
-            radius = smallest_breaks(found) if found else None
-            entries[model] = tuple(None if radius is None else _left(radius, e) for e in budgets)
-        groups.append(Group(name, None, tuple(f"eps {eps:g}" for eps in budgets), entries))
+    groups = _worst(run.select(targeted=False), models, _shared_budgets(by_eps))
     caption = (
         "Accuracy left when an image counts as lost as soon as any untargeted attack, of whatever "
         "budget, has moved it off its true label within the Linf distance eps."
     )
-    return RateTable("Worst case over attacks", caption, models, tuple(groups))
+    return RateTable("Worst case over attacks", caption, models, groups)
+
+
+def _worst(
+    results: Iterable[Result], models: tuple[str, ...], budgets: list[float]
+) -> tuple[Group, ...]:
+    """Return the columns of the accuracy left when every image meets its worst attack."""
+    under = [result for result in results if result.cell.attack]
+    groups = []
+    for name, views in (("the paper's attacks", VIEWS[:1]), ("all attacks", VIEWS)):
+        entries = {}
+        for model in models:
+            found = [r for r in under if r.cell.model == model and r.cell.view in views]
+            radius = smallest_breaks(found) if found else None
+            entries[model] = tuple(None if radius is None else _left(radius, e) for e in budgets)
+        groups.append(Group(name, None, tuple(f"eps {eps:g}" for eps in budgets), entries))
+    return tuple(groups)
 
 
 def _left(radius: np.ndarray, eps: float) -> Entry:
     rate = robust_at(radius, eps)
     return Entry(rate, rate.value)
+
+
+def _eps_of(cells: Iterable[Cell]) -> list[float]:
+    """Return the values of eps among some cells."""
+    return sorted({cell.value for cell in cells if cell.parameter == "eps" and cell.value})
 
 
 def _shared_budgets(cells: Iterable[Cell]) -> list[float]:

@@ -28,7 +28,7 @@ Tables = Annotated[
     str | None,
     typer.Option(
         help="Only these tables of the paper, such as 3,5: of 3 to 7, 8 for other codeword "
-        "lengths, 1 for the search of Figure 1.",
+        "lengths, 9 for other defences, 1 for the search of Figure 1.",
         metavar="N,N",
     ),
 ]

@@ -16,6 +16,8 @@ from . import attacks
 VIEWS = ("paper", "class")  # what the attack looks at: what the paper's did, or the class scores
 FIGURE_1 = 1  # the table of the cells that the search for Figure 1 may visit
 ABLATION = 8  # the table of codeword lengths, of which the paper's section 4.2 has one sentence
+DEFENCES = 9  # the table of other defences, none of which is the paper's
+ASIDE = (ABLATION, DEFENCES)  # few attacks, other classifiers: no part of the paper's comparison
 LABELS = ("own", "true")  # what an untargeted attack moves away from: the model's decision, or y
 
 
@@ -24,7 +26,8 @@ class Cell:
     """One number of one table.
 
     Attributes:
-        table: The paper's table it belongs to; 1 and 8 are ours, see `FIGURE_1` and `ABLATION`.
+        table: The paper's table it belongs to; 1, 8 and 9 are ours, see `FIGURE_1`, `ABLATION`
+            and `DEFENCES`.
         column: Name above its group of columns.
         parameter: Name of the parameter that varies over the group, None under clean images.
         value: That parameter's value.

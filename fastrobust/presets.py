@@ -4,14 +4,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from . import paper
-from .columns import CODED_MODELS, HONEST, Column, Effort, columns
-from .plans import ABLATION, FIGURE_1, Cell, Plan
+from .columns import CODED_MODELS, COMPARED, HONEST, Column, Effort, columns
+from .plans import ABLATION, ASIDE, DEFENCES, FIGURE_1, Cell, Plan
 from .recipes import MODEL_NAMES, default_config
 
 __all__ = ["HONEST", "PRESETS", "TABLES", "make"]
 
 # As they stand in a plan; the paper's are 3 to 7, the probes of Figure 1 come last.
-TABLES = (3, 4, 5, 6, 7, ABLATION, FIGURE_1)
+TABLES = (3, 4, 5, 6, 7, *ASIDE, FIGURE_1)
+_LINES = {ABLATION: CODED_MODELS, DEFENCES: COMPARED}  # of the others: the paper's classifiers
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def make(
         preset: ``"paper"`` (all test images) or ``"quick"`` (the first 120, and a tenth of the
             steps in CWL2, ModifiedCWL2 and LBFGS); the grids are the paper's in both.
         data_set: Name as ``data.load`` takes it.
-        tables: Which of Tables 3 to 7, 8 (codeword lengths) and 1 (probes of Figure 1); all by
-            default. Table 6 brings along what it needs of Table 3.
+        tables: Which of Tables 3 to 7, 8 (codeword lengths), 9 (other defences) and 1 (probes of
+            Figure 1); all by default. Table 6 brings along what it needs of Table 3.
         limit: Number of images instead of the preset's.
         seed: Of training, targets and random starts.
         net: Name of the network; that of the data set's training recipe by default.
@@ -117,8 +118,8 @@ def make(
 
 def _cells(table: int, shown: Iterable[Column]) -> Iterable[Cell]:
     """Yield the cells of one table, row by row."""
-    for model in CODED_MODELS if table == ABLATION else MODEL_NAMES:
-        if table in (4, ABLATION):
+    for model in _LINES.get(table, MODEL_NAMES):
+        if table in (4, *ASIDE):
             yield Cell(table, paper.CLEAN, None, None, model, None)
         for column in shown:
             if column.table != table or model not in column.models:

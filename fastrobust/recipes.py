@@ -1,4 +1,4 @@
-"""What to train and with which settings: the paper's models, and a recipe for every data set."""
+"""What to train and with which settings: the paper's models, other defences, every data set."""
 
 import math
 import re
@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from . import heads
+from . import attacks, heads
 from .codebook import Codebook
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Hyper-parameters; the defaults are those of digits, where all three models reach 0.99.
+    """Hyper-parameters; the defaults are those of digits, where every model reaches 0.985.
 
     Attributes:
         net: the network by name, see :func:`fastrobust.models.by_name`.
@@ -32,6 +32,8 @@ class TrainConfig:
         code_length: units of a codeword head: the paper's 128 (arXiv 1812.00181, 4.2).
         code_key: secret that draws the codewords; it is stored nowhere. None takes the seed, which
             anyone can read in the checkpoint.
+        attack: repr of the attack that the images of every batch go through first: adversarial
+            training (arXiv 1706.06083). None trains on the images as they are.
     """
 
     net: str = "digits"
@@ -46,6 +48,7 @@ class TrainConfig:
     flip: bool = False
     code_length: int = 128
     code_key: str | None = field(default=None, repr=False)
+    attack: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot train."""
@@ -60,6 +63,8 @@ class TrainConfig:
         for name in ("warm_up", "momentum"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in (0, 1), got {getattr(self, name)}")
+        if self.attack is not None:
+            attacks.from_repr(self.attack)
 
     def facts(self) -> dict[str, Any]:
         """Every field but the key, as JSON values."""
@@ -71,18 +76,38 @@ def _codeword(num_classes: int, config: TrainConfig, seed: int) -> heads.Head:
     return heads.Codeword(Codebook.random(num_classes, config.code_length, key))
 
 
+MakeHead = Callable[[int, TrainConfig, int], heads.Head]
+
 # The paper's models (arXiv 1812.00181, section 4.2): targets, units, loss.
-MODELS: dict[str, Callable[[int, TrainConfig, int], heads.Head]] = {
+_PAPERS: dict[str, MakeHead] = {
     "O:SOFTMAX:CE": lambda num_classes, config, seed: heads.Softmax("ce"),
     "O:SOFTMAX:MSE": lambda num_classes, config, seed: heads.Softmax("mse"),
     "R:TANH:MSE": _codeword,
 }
-MODEL_NAMES = tuple(MODELS)
+# What to hold them against: squared error without a softmax, tanh without codewords, and the one
+# defence that has stood, adversarial training (Athalye et al. 2018, arXiv 1802.00420, 5.1).
+_ADVERSARIAL = "O:SOFTMAX:CE:PGD"
+_DEFENCES: dict[str, MakeHead] = {
+    "O:LINEAR:MSE": lambda num_classes, config, seed: heads.Linear(),
+    "O:TANH:MSE": lambda num_classes, config, seed: heads.Codeword(Codebook.one_hot(num_classes)),
+    _ADVERSARIAL: _PAPERS["O:SOFTMAX:CE"],
+}
+MODELS = {**_PAPERS, **_DEFENCES}
+MODEL_NAMES, DEFENCE_NAMES = tuple(_PAPERS), tuple(_DEFENCES)
 
 # The paper also tried codewords of 64, 256 and 1024 units (section 4.2): a length behind the name.
 _WITH_LENGTH = re.compile(r"(R:TANH:MSE):([1-9][0-9]*)")
 
-_LOSS_SCALES = {"O:SOFTMAX:CE": 1.0, "O:SOFTMAX:MSE": 15.0, "R:TANH:MSE": 15.0}
+# Linear outputs do not saturate: 5 makes their gradient z - y of ten classes, as large as that of
+# cross-entropy.
+_LOSS_SCALES = {
+    "O:SOFTMAX:CE": 1.0,
+    "O:SOFTMAX:MSE": 15.0,
+    "R:TANH:MSE": 15.0,
+    "O:LINEAR:MSE": 5.0,
+    "O:TANH:MSE": 15.0,
+    _ADVERSARIAL: 1.0,
+}
 
 # Larger images: DenseNet-BC 40-12 by DenseNet's recipe (arXiv 1608.06993, 4.2): its weight decay,
 # its crops (4 of 32 pixels, half of it where objects fill the image), its learning rate scaled with
@@ -103,14 +128,30 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+def _pgd(eps: float, step_size: float, steps: int) -> str:
+    """Return the attack of adversarial training: one random start, the last iterate counts."""
+    return repr(attacks.PGD(eps, "train", step_size=step_size, steps=steps, keep="last"))
+
+
+# Madry et al.'s own for MNIST and CIFAR-10 (arXiv 1706.06083, section 5). The radius for digits is
+# the largest of the paper's untargeted tables, in CIFAR-10's proportions; for Fashion-MNIST it is
+# Wong and Kolter's (arXiv 1711.00851, section 4), in steps of 2.5 eps / steps.
+_ATTACKS = {
+    "digits": _pgd(0.2, 0.05, 7),
+    "mnist": _pgd(0.3, 0.01, 40),
+    "fashion_mnist": _pgd(0.1, 0.025, 10),
+    "cifar10": _pgd(8 / 255, 2 / 255, 7),
+}
+
+
 def default_config(data_set_name: str, model_name: str, **overrides: Any) -> TrainConfig:
-    """Return the settings for one of the paper's models on a data set.
+    """Return the settings for a model on a data set.
 
     Args:
         data_set_name: as for :func:`fastrobust.data.load`; ``npz:`` and ``folder:`` sets get
-            settings for images of about 32x32.
-        model_name: one of :data:`MODEL_NAMES`, or ``R:TANH:MSE:64``: the same recipe with codewords
-            of another length.
+            settings for images of about 32x32, and CIFAR-10's attack.
+        model_name: one of :data:`MODELS`, or ``R:TANH:MSE:64``: the same recipe with codewords of
+            another length.
         **overrides: fields of :class:`TrainConfig` to change.
 
     Raises:
@@ -127,6 +168,8 @@ def default_config(data_set_name: str, model_name: str, **overrides: Any) -> Tra
     settings = {**_SETTINGS.get(data_set_name, _LARGE), "loss_scale": _LOSS_SCALES[base]}
     if length is not None:
         settings["code_length"] = length
+    if base == _ADVERSARIAL:
+        settings["attack"] = _ATTACKS.get(data_set_name, _ATTACKS["cifar10"])
     return TrainConfig(**{**settings, **overrides})
 
 
@@ -136,7 +179,7 @@ def slug(model_name: str) -> str:
 
 
 def split_name(model_name: str) -> tuple[str, int | None]:
-    """Return the one of :data:`MODEL_NAMES` that a name starts with, and the codeword length in it.
+    """Return the one of :data:`MODELS` that a name starts with, and the codeword length in it.
 
     Raises:
         ValueError: it is no model's name.
@@ -163,11 +206,15 @@ def head_of(model_name: str, num_classes: int, config: TrainConfig, seed: int = 
     """Return the head of a model, whose codewords the configuration and the seed draw.
 
     Raises:
-        ValueError: it is no model's name, or the configuration has another codeword length.
+        ValueError: it is no model's name, or the configuration has another codeword length, or an
+            attack where the name says none, or none where it does.
     """
     base, length = split_name(model_name)
     if length not in (None, config.code_length):
         raise ValueError(
             f"config must have the code_length of {model_name}, got {config.code_length}"
         )
+    if (config.attack is None) == (base == _ADVERSARIAL):
+        wish = "an" if base == _ADVERSARIAL else "no"
+        raise ValueError(f"config must have {wish} attack for {model_name}, got {config.attack}")
     return MODELS[base](num_classes, config, seed)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import paper
-from .plans import ABLATION, Cell, Plan
+from .plans import ASIDE, Cell, Plan
 from .stats import wilson
 from .store import RunFolder, StoredCell
 
@@ -140,10 +140,10 @@ class Run:
     def white_box(self, **wanted: object) -> Iterator[Result]:
         """Yield those of `select` that attack the judged classifier itself, on a table's grid.
 
-        Transfers, the probes of a search and the ablation are left out.
+        Transfers, the probes of a search and the tables aside are left out.
         """
         for result in self.select(source=None, probe=False, **wanted):
-            if result.cell.attack is not None and result.cell.table != ABLATION:
+            if result.cell.attack is not None and result.cell.table not in ASIDE:
                 yield result
 
     def twin(self, result: Result) -> Result | None:

@@ -86,13 +86,15 @@ class Group:
 class RateTable:
     """A table of rates: one of the paper's with our numbers in it, or one like them.
 
-    `models` are the names of its lines: classifiers, under transfer ``source → classifier``.
+    `models` are the names of its lines: classifiers, under transfer ``source → classifier``. A
+    table is `turned` where classifiers are to be compared attack by attack: they stand across.
     """
 
     title: str
     caption: str
     models: tuple[str, ...]
     groups: tuple[Group, ...]
+    turned: bool = False
 
     @property
     def anchor(self) -> str:
@@ -111,7 +113,10 @@ class RateTable:
         return tuple(map(tuple, blocks))
 
     def as_printed(self) -> Iterator[TextTable]:
-        """Yield the blocks as the paper lays them out: a line per classifier."""
+        """Yield the blocks as the paper lays them out: a line per classifier, unless turned."""
+        if self.turned:
+            yield self.as_list()
+            return
         for block in self.blocks:
             heads = (f"{group.title}, {head}" for group in block for head in group.heads)
             rows = []

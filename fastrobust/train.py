@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import checkpoint, models
+from . import attacks, checkpoint, models
 from .classifier import Classifier
 from .data import DataSet
 from .progress import Tracker, track
@@ -69,10 +69,10 @@ def train(
 
     Args:
         data: both splits; the test images only measure the accuracy at the end.
-        model_name: one of :data:`MODEL_NAMES`, or ``R:TANH:MSE:64`` and the like.
+        model_name: one of :data:`MODELS`, or ``R:TANH:MSE:64`` and the like.
         config: hyper-parameters, see :func:`default_config`.
         path: checkpoint to write, see :mod:`fastrobust.checkpoint`.
-        seed: of weights, order, shifts and flips; without a key also of the codewords.
+        seed: of weights, order, shifts, flips and an attack's starts; without a key of codewords.
         device: where to train.
         progress: shows the epochs, such as :func:`fastrobust.progress.track`; None is silent.
 
@@ -80,7 +80,7 @@ def train(
         The trained classifier on `device`, in eval mode.
 
     Raises:
-        ValueError: a split is empty, or the model's name is unknown or has another code_length.
+        ValueError: a split is empty, the model's name is unknown or does not suit `config`.
         RuntimeError: the loss stopped being finite.
         CheckpointError: the kept state is damaged or of a training with other settings.
 
@@ -194,6 +194,7 @@ def _run_epoch(
 ) -> tuple[float, float]:
     """Pass once over the images; return the mean loss and the accuracy on what it saw."""
     model.train()
+    attack = None if config.attack is None else attacks.from_repr(config.attack)
     generator = torch.Generator().manual_seed(_key(seed, epoch))
     order = torch.randperm(len(x), generator=generator).to(x.device)
     # Batches of nearly one size: a small last one would have noisy batch statistics.
@@ -202,7 +203,13 @@ def _run_epoch(
     for step, rows in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = one_cycle((epoch + step / len(batches)) / config.epochs, config)
-        z = model.pre_activation(augment(x[rows], config.shift, config.flip, generator))
+        images = augment(x[rows], config.shift, config.flip, generator)
+        if attack is not None:
+            # Batch norms answer the attack in eval mode, as in TRADES (arXiv 1901.08573): an image
+            # is attacked by itself, and only what is trained on moves the running statistics.
+            start = _key(seed, f"attack {epoch}")
+            images = attack(model, images, y[rows], seed=start, index=rows)
+        z = model.pre_activation(images)
         loss = model.head.loss(z, y[rows])
         optimizer.zero_grad()
         (config.loss_scale * loss.mean()).backward()

@@ -52,6 +52,8 @@ def train_missing(
     """
     names = names or plan.models
     missing = [name for name in names if not checkpoint_path(out_dir, name).exists()]
+    # The longest first, so that no process is left with it at the end.
+    missing.sort(key=lambda name: default_config(plan.data_set, name).attack is None)
     turns, jobs = Turns(), max(1, min(jobs, len(missing)))
     helpers = helpers_on(jobs, _help, plan, out_dir, data_root, device, missing, turns)
     _train(plan, out_dir, data_root, device, turns.of(missing), track)

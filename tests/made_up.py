@@ -10,10 +10,11 @@ from fastrobust.store import RunFolder
 COUNT = 100
 
 
-def made_up(folder, data_set, cells):
+def made_up(folder, data_set, cells, configs=None):
     """Write a run of invented cells: (cell, broken images, what differs from the usual).
 
     What differs are columns by name, and under "facts" and "key" facts of the cell and its name.
+    `configs` are training settings by classifier.
     """
     out = RunFolder(folder)
     plan = Plan(data_set, "made up", "none", tuple(cell for cell, *_ in cells)).to_json()
@@ -22,6 +23,8 @@ def made_up(folder, data_set, cells):
     names = [str(n) for n in range(10)]
     facts = {"name": data_set, "digest": "d" * 64, "images": COUNT, "class_names": names}
     models = {cell.model: {"weights_digest": "w" * 64} for cell, *_ in cells}
+    for name, config in (configs or {}).items():
+        models[name]["config"] = config
     content = {"plan": plan, "cells": entries, "data": facts, "models": models, "device": "cpu"}
     out.start({**content, "versions": {"fastrobust": "0", "torch": "0"}}, may_change=())
     for key, (cell, broken, changes) in zip(keys, cells, strict=True):

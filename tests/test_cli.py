@@ -91,7 +91,7 @@ NET_40 = "fastrobust.models:densenet"
     ("words", "message"),
     [
         (["sweep", "--tables", "3;5"], "--tables must be numbers with commas between, got '3;5'"),
-        (["paper", "--tables", "9"], "tables must be among (1, 3, 4, 5, 6, 7, 8), got [9]"),
+        (["paper", "--tables", "10"], "tables must be among (1, 3, 4, 5, 6, 7, 8, 9), got [10]"),
         (["paper", "--without", "speed"], "savings must be among first-success, shared-const"),
         (["paper", "--preset", "slow"], "preset must be one of ('paper', 'quick'), got 'slow'"),
         (["paper", "--limit", "0"], "--limit"),
@@ -100,7 +100,8 @@ NET_40 = "fastrobust.models:densenet"
         (["report", "/nowhere"], "/nowhere must be a run folder"),
         (["sweep", "--plan", "/nowhere.json"], "/nowhere.json"),
         (["sweep", "--out", "/nowhere"], "train it with"),
-        (["train", "O:SOFTMAX:MAE"], "models must be among O:SOFTMAX:CE, "),
+        (["train", "O:SOFTMAX:MAE"], "the model must be one of O:SOFTMAX:CE, "),
+        (["train", "--model", "R:TANH:PGD"], "or R:TANH:MSE:<codeword length>, got 'R:TANH:PGD'"),
         (["attack", "/nowhere.safetensors", "BIM(eps=0.1)"], "/nowhere.safetensors"),
         (["attack", "json:loads", "BOM(eps=0.1)"], "BOM"),
         (["attack", "nowhere_at_all:net", "BIM(eps=0.1)"], "nowhere_at_all"),
@@ -134,7 +135,7 @@ def test_wrong_use_is_one_line_and_exit_2(command, words, message):
 
 def test_debug_shows_where():
     with pytest.raises(ValueError, match="tables must be among"):
-        cli.main(["paper", "--tables", "9", "--debug"])
+        cli.main(["paper", "--tables", "10", "--debug"])
 
 
 NET = """
@@ -255,6 +256,20 @@ def short_training(data_set_name, model_name, **overrides):
     from fastrobust.train import default_config
 
     return default_config("digits", model_name, epochs=1, **overrides)
+
+
+def test_train_takes_names_of_every_model(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(trained, "default_config", short_training)
+    words = ["train", "O:TANH:MSE", "--model", "O:SOFTMAX:CE:PGD", "--model", "R:TANH:MSE:64"]
+    words += ["--data-set", data_set(tmp_path), "--net", "digits", "--jobs", 1]
+    code, shown, err = command(*words, "--out", tmp_path / "out", "--json")
+    found = json.loads(shown)
+    assert code == 0, err
+    assert list(found) == ["O:TANH:MSE", "O:SOFTMAX:CE:PGD", "R:TANH:MSE:64"]
+    assert {name: facts["config"]["attack"] is None for name, facts in found.items()} == {
+        "O:TANH:MSE": True, "O:SOFTMAX:CE:PGD": False, "R:TANH:MSE:64": True,
+    }  # fmt: skip
+    assert len(list((tmp_path / "out" / "models").iterdir())) == 3
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 from made_up import COUNT, made_up, targeted, untargeted
 
-from fastrobust import galleries, layout, listings, report, results
+from fastrobust import figures, galleries, layout, listings, report, results
 from fastrobust.plans import Cell
 from fastrobust.results import robust_at, smallest_breaks
 
@@ -73,6 +73,84 @@ def test_the_table_of_lengths_mixes_both_kinds_of_attack(tmp_path):
     assert [entry.rate.value for entry in entries] == [0.7, 0.7, 0.3]
     # Neither the worst case nor the sentences at the top speak of an ablation.
     assert layout._worst_case(results.read(tmp_path)) is None
+
+
+def defences(folder):
+    """Write a run of two classifiers in Table 3, and a third one in Table 9 alone."""
+    cells = []
+    for model, by_bim, by_pgd in ((CE, 90, 95), (CODED, 20, 80), ("O:LINEAR:MSE", 40, 50)):
+        honest = {"column": "PGD", "attack": "PGD(eps=0.1)", "view": "class"}
+        found = [
+            (Cell(9, "clean", None, None, model, None), 0, {}),
+            (untargeted("BIM", 0.1, model=model, table=9), by_bim, {}),
+            (untargeted("BIM", 0.2, model=model, table=9), by_bim + 5, {}),
+            (replace(untargeted("PGD", 0.1, model=model, table=9), **honest), by_pgd, {}),
+            (cwl2(10, table=9, model=model), 0, FOOLED),
+        ]
+        if model != "O:LINEAR:MSE":
+            found += [(replace(cell, table=3), *rest) for cell, *rest in found if cell.attack]
+        cells += found
+    under = "PGD(eps=0.2, loss='train', step_size=0.05, steps=7, keep='last')"
+    return made_up(
+        folder, "digits", cells, {"O:LINEAR:MSE": {"attack": under}, CE: {"attack": None}}
+    )
+
+
+def test_other_defences_stand_across(tmp_path):
+    root = defences(tmp_path)
+    table = table_of(root, "Table 9. Comparison defences")
+    assert table.turned and table.models == (CE, CODED, "O:LINEAR:MSE")
+    assert "O:LINEAR:MSE was trained on PGD(eps=0.2, loss='train', " in table.caption
+    assert f"{CE} was trained" not in table.caption
+    (text,) = table.as_printed()
+    assert text.head == ("attack", "", *table.models)
+    rates = [(name, head, *(cell[:5] for cell in rest)) for name, head, *rest in text.rows]
+    assert rates == [
+        ("clean", "accuracy", "1.000", "1.000", "1.000"),
+        ("BIM", "eps 0.1", "0.100", "0.800", "0.600"),
+        ("", "eps 0.2", "0.050", "0.750", "0.550"),
+        ("PGD (class view)", "eps 0.1", "0.050", "0.200", "0.500"),
+        ("CWL2", "c 10", "1.000", "1.000", "1.000"),
+        ("the paper's attacks", "eps 0.1", "0.100", "0.800", "0.600"),
+        ("", "eps 0.2", "0.050", "0.750", "0.550"),
+        ("all attacks", "eps 0.1", "0.050", "0.200", "0.500"),
+        ("", "eps 0.2", "0.050", "0.200", "0.500"),
+    ]
+    assert "claims 0.98, false 0.98" in text.rows[4][2] and "0.500" in text.rows[-1][-1]
+
+
+def test_other_defences_on_the_page(tmp_path):
+    root = defences(tmp_path)
+    written = report.write(root)
+    page = written.page.read_text()
+    table = page[page.index('id="table-9"') :].partition("</section>")[0]
+    assert [table.count(f'<th class="first">{name}</th>') for name in (CE, "O:LINEAR:MSE")] == [
+        1,
+        1,
+    ]
+    assert table.count("<td") == 9 * 3 and table.count('rowspan="2"') == 3
+    assert 'PGD <span class="class-view">class view</span>' in " ".join(table.split())
+    assert "| BIM | eps 0.1 | 0.100 [" in written.markdown.read_text()
+    assert (
+        "Beside them: within eps = 0.2 all attacks of Table 9 together leave "
+        "O:LINEAR:MSE 50.0% (clean 100.0%)." in page
+    )
+    # Curves and the worst case compare the paper's classifiers, under all of their attacks.
+    run = results.read(root)
+    assert layout._worst_case(run).models == (CE, CODED)
+    assert all("LINEAR" not in svg for svg in figures.all_curves(run))
+
+
+def test_a_run_of_other_defences_alone(tmp_path):
+    cells = [
+        (untargeted("BIM", 0.1, table=9), None, {}),
+        (untargeted("BIM", 0.1, model="O:TANH:MSE", table=9), 30, {}),
+    ]
+    root = made_up(tmp_path, "digits", cells)
+    table = table_of(root, "Table 9")
+    assert [group.entries[CODED] for group in table.groups] == [(None,)] * 3
+    assert [e.rate.value for g in table.groups[:2] for e in g.entries["O:TANH:MSE"]] == [0.7, 0.7]
+    assert "Table 9 together leave O:TANH:MSE 70.0% (clean" in report.write(root).page.read_text()
 
 
 def probe(eps, model):

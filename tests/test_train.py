@@ -66,7 +66,7 @@ def test_the_papers_models_learn_digits(digits, path, model_name, one_thread):
 
 
 @pytest.mark.filterwarnings("ignore:.*stalled")
-@pytest.mark.parametrize("model_name", train.MODEL_NAMES)
+@pytest.mark.parametrize("model_name", [*train.MODEL_NAMES, "O:LINEAR:MSE", "O:TANH:MSE"])
 def test_one_step_is_nesterov_sgd_on_the_scaled_loss(few, path, model_name):
     config = settings(
         model_name, epochs=1, batch_size=200, shift=0, loss_scale=3.0, weight_decay=1.0
@@ -76,8 +76,8 @@ def test_one_step_is_nesterov_sgd_on_the_scaled_loss(few, path, model_name):
     if model_name == "O:SOFTMAX:CE":
         loss = -z.log_softmax(1)[torch.arange(200), few.y_train]
     else:
-        units = z.softmax(1) if "SOFTMAX" in model_name else z.tanh()
-        targets = torch.eye(10) if "SOFTMAX" in model_name else start.head.vectors
+        units = {"SOFTMAX": z.softmax(1), "TANH": z.tanh(), "LINEAR": z}[model_name.split(":")[1]]
+        targets = start.head.vectors if model_name == "R:TANH:MSE" else torch.eye(10)
         loss = (units - targets[few.y_train]).pow(2).sum(1) / units.shape[1]
     names, parameters = zip(*start.named_parameters(), strict=True)
     gradients = torch.autograd.grad(3 * loss.sum() / 200, parameters)
