@@ -61,4 +61,4 @@ def _room(x: Tensor, sign: Tensor, clip: tuple[float, float] | None) -> Tensor:
     """How far each pixel may go the way of its sign."""
     if clip is None:
         return torch.full_like(x, torch.inf)
-    return torch.where(sign > 0, clip[1] - x, x - clip[0]).clamp_min(0)
+    return torch.where(sign > 0, clip[1] - x, x - clip[0])
