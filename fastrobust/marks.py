@@ -25,7 +25,7 @@ class Mark:
 Marks = dict[Result, tuple[Mark, ...]]
 
 # Attacks that may move an image as far as they like.
-UNBOUNDED = ("CWL2", "DeepFool", "LBFGS", "ModifiedCWL2")
+UNBOUNDED = ("CWL2", "DeepFool", "FAB", "LBFGS", "ModifiedCWL2")
 
 CLAIMED, BUDGET, ONE_STEP, SURVIVORS, TRANSFER = "≠", "↑", "①", "∞", "⇄"
 LEGEND = {

@@ -7,6 +7,8 @@ pixel.
 import numpy as np
 from golden import uniform_start
 
+NOTHING = 256 * np.finfo(float).eps  # what rounding leaves
+
 
 def numbers(count, seed, index, query):
     """Numbers of [-1, 1) of one query."""
@@ -97,19 +99,19 @@ def propose(x0, held, norm, eps, p, draw):
     both = np.zeros((height, width), bool)
     both[first] = both[second] = True
     unused = eps**2 - (nu**2).sum()
-    unused = 0 if unused < 1e-14 * eps**2 else unused
+    unused = 0 if unused <= NOTHING * eps**2 else unused
     for c in range(channels):
-        new = colour(u[5 + c]) * bumps(h, w, u[4] < 0) + unit(nu[c][first])
+        new = colour(u[5 + c]) * bumps(h, w, u[4] < 0) + unit(nu[c][first], eps)
         available = np.sqrt((nu[c][both] ** 2).sum() + unused / channels)
         nu[c][second] = 0
         nu[c][first] = unit(new) * available
     return nu, nu
 
 
-def unit(change):
+def unit(change, scale=1.0):
     """Over its norm, unless that is rounding."""
     norm = np.linalg.norm(change)
-    return change / norm if norm > 1e-14 else 0 * change
+    return change / norm if norm > NOTHING * scale else 0 * change
 
 
 def inside(x0, change, norm, eps, clip):

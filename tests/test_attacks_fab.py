@@ -193,15 +193,34 @@ def test_queries_count_steps_rivals_and_the_final_search():
 
 
 def test_flat_runs_end_and_are_flagged_where_all_are():
-    def net(x):  # class 1 leads to nowhere, class 2 does where the first pixel is dark
-        slope = (x[:, :1] < 0.5) * (x[:, 1:2] - 0.5)
-        return torch.cat([x[:, :1] * 0, x[:, :1] * 0 - 0.1, slope - 0.6], 1)
+    def net(x):
+        """Class 1 leads nowhere, class 2 does in the first image, class 3 tries to in the third."""
+        first, second, third = x.T
+        scores = (
+            0 * first,
+            0 * first - 0.1,
+            (first < 0.5) * second - 1.1,
+            (third > 0.5) * second / 99,
+        )
+        return torch.stack(scores, 1) - torch.tensor([0, 0, 0, 0.05])
 
-    x = torch.tensor([[0.2, 0.5], [0.8, 0.5]]).double()
-    result = FAB(steps=9, clip=(0, 3)).run(net, x, torch.tensor([0, 0]))
-    assert result.success.tolist() == [True, False] == (~result.stalled).tolist()
-    assert 0.6 < result.linf[0] < 0.601 and torch.equal(result.adv[1], x[1])
-    assert result.queries.tolist() == [1 + 2 + 9 * 3 + 5 + 1, 1 + 2 + 2 + 1]
+    x = torch.tensor([[0.2, 0.5, 0], [0.8, 0.5, 0], [0.8, 0.5, 1]]).double()
+    result = FAB(steps=9, clip=(0, 3)).run(net, x, torch.tensor([0, 0, 0]))
+    assert result.success.tolist() == [True, False, False]
+    assert result.stalled.tolist() == [False, True, False]
+    assert 0.6 < result.linf[0] < 0.601 and torch.equal(result.adv[1:], x[1:])
+    runs = [2 + 2 + 9 * 3 + 5, 2 + 2 + 2, 9 * 3 + 2 + 2]
+    assert result.queries.tolist() == [1 + cost + 1 for cost in runs]
+
+
+def test_a_success_in_a_flat_place_is_one():
+    def net(x):  # a slope that promises class 1 at 1, and a plateau of it from 0.3 on
+        return torch.cat([0 * x, torch.where(x < 0.3, 0.1 * x - 0.1, 0 * x + 0.05)], 1)
+
+    result = FAB(clip=None).run(net, torch.zeros(1, 1), torch.tensor([0]))
+    assert result.success.all() and not result.stalled.any()
+    assert result.queries.item() == 1 + 3 + 2 + 5 + 1
+    assert 0.3 <= result.linf < 0.5  # by its final search
 
 
 def test_a_lone_class_is_never_left():

@@ -117,7 +117,8 @@ class FAB(Attack[FABState]):
         flat = live & ~answer.grad.flatten(1).any(1)
         moved = live & ~flat
         self._step(state, answer.grad, -answer.loss)
-        tested = self.ask(network, state, moved, gradient=False)
+        tested = network.score(state.x, state.y, self.objective, state.sign)
+        self.book(state, tested, moved, 1)
         hit = moved & tested.valid & state.hit(tested.decision)
         self._note(state, hit)
         back = torch.ones_like(state.distance).masked_fill(hit, self.beta)

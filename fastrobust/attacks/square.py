@@ -24,7 +24,7 @@ from .windows import Windows, bumps, sides, tiled_bumps, tiles, windows
 # Of 10000 queries those after which a square covers half as many pixels, as the authors' code has
 # them (https://github.com/max-andr/square-attack; the paper leaves out the one at 500).
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-_ROUNDING = 16  # units in the last place that count as nothing: a quotient would make them large
+_ROUNDING = 256  # units in the last place that count as nothing: a quotient would make them large
 
 
 @dataclass(kw_only=True)
@@ -249,15 +249,16 @@ def _with_bumps(
         eps: (N,) norm that the whole change may have.
     """
     here, there = first.mask, second.mask
+    eps = beside(eps, change)
     least = _ROUNDING * torch.finfo(change.dtype).eps
-    spare = eps.square() - change.square().flatten(1).sum(1)
-    spare = spare.masked_fill(spare <= least * eps.square(), 0.0)[:, None] / change.shape[1]
-    budget = ((change * (here | there)).square().sum((2, 3)) + spare).sqrt()[:, :, None, None]
-    new = signs * bumps(first, turned, change.dtype) + _unit(change * here, 0.0)
+    spare = eps.square() - change.square().sum((1, 2, 3), keepdim=True)
+    spare = spare.masked_fill(spare <= least * eps.square(), 0.0) / change.shape[1]
+    budget = ((change * (here | there)).square().sum((2, 3), keepdim=True) + spare).sqrt()
+    new = signs * bumps(first, turned, change.dtype) + _unit(change * here, least * eps)
     return torch.where(here, budget * _unit(new, least), change.masked_fill(there, 0.0))
 
 
-def _unit(change: Tensor, least: float) -> Tensor:
+def _unit(change: Tensor, least: Tensor | float) -> Tensor:
     """Each channel of (N, C, H, W) over its norm; zero where that is at most `least`."""
     norm = change.square().sum((2, 3), keepdim=True).sqrt()
     return change * torch.where(norm > least, 1 / norm, 0.0)
