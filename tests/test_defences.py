@@ -101,7 +101,7 @@ def test_one_step_is_that_of_the_attacked_images(few, path):
     for name, p, gradient in zip(names, parameters, gradients, strict=True):
         # The engine's gradients and autograd's differ in the sign of a few tiny entries.
         step = (p - moved[name]) / (config.peak_lr / 25 * 1.9)
-        assert (step - gradient).norm() <= 0.02 * gradient.norm() + 1e-6, name
+        assert (step - gradient).norm() <= 0.01 * gradient.norm() + 1e-6, name
     # The attack has moved no running statistics: they have seen one batch, the attacked one.
     for name, buffer in model.named_buffers():
         torch.testing.assert_close(dict(found.named_buffers())[name], buffer, rtol=1e-3, atol=1e-4)
