@@ -17,7 +17,7 @@ HEADERS_OF_TORCH = re.compile(r"#include\s*[<\"](torch|ATen|c10|pybind11)/")
 LAYERS = [
     {"__main__", "cli", "commands", "bounds", "inspection", "options", "terminal"},
     {"report", "conclusions", "evidence", "figures", "findings", "galleries"}
-    | {"layout", "listings", "marks", "questions", "results", "spectra", "tables"},
+    | {"layout", "listings", "marks", "norm_tables", "questions", "results", "spectra", "tables"},
     {"sweep", "trained", "store", "plans", "presets", "columns", "paper", "probing"}
     | {"measure", "jobs", "subject", "flows", "searches", "tally", "tasks", "worker"},
     {"train", "recipes", "resume", "data", "checkpoint"},
