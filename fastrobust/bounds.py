@@ -9,6 +9,7 @@ from typing import Any
 
 from . import checkpoint, data, files, inspection, spectra
 from .lipschitz import LipschitzReport, lipschitz
+from .norm_tables import Reports
 from .store import RunFolder
 
 
@@ -56,7 +57,7 @@ def find(
     return spectra.in_order(found)
 
 
-def as_json(reports: spectra.Reports) -> dict[str, Any]:
+def as_json(reports: Reports) -> dict[str, Any]:
     """Return everything in `reports` as plain values; a number that is not finite is None."""
     drawn = spectra.conclusion(reports)
     return {
@@ -66,7 +67,7 @@ def as_json(reports: spectra.Reports) -> dict[str, Any]:
     }
 
 
-def write_picture(reports: spectra.Reports, path: Path) -> None:
+def write_picture(reports: Reports, path: Path) -> None:
     """Write Figure 4 as an SVG file.
 
     Raises:

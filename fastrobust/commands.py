@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 import typer
 
-from . import bounds, inspection, spectra, terminal
+from . import bounds, inspection, norm_tables, spectra, terminal
 from .options import (
     DataRoot,
     DataSet,
@@ -141,8 +141,8 @@ def lipschitz(
     if as_json:
         terminal.show_json({**bounds.as_json(found), "picture": picture and str(picture)})
         return
-    terminal.show(spectra.tables(found))
-    for line in (spectra.LEGEND, *spectra.sentences(found)):
+    terminal.show(norm_tables.tables(found))
+    for line in (norm_tables.LEGEND, *spectra.sentences(found)):
         print(line)
     if picture is not None:
         print(f"picture  {picture}")

@@ -65,7 +65,7 @@ def measure(
     with oracle(subject.model, subject.x.device) as network:
         if cells[0].attack is None:
             for cell in cells:
-                done(cell, _clean(subject))
+                done(cell, _clean(subject, min(keep, len(subject))))
                 advance(len(subject))
             return
         made: list[Any] = [attacks.from_repr(str(cell.attack)) for cell in cells]
@@ -94,8 +94,8 @@ def measure(
         tally.flush(rule)
 
 
-def _clean(subject: Subject) -> Measurement:
-    """Nothing attacks: the decision is the clean one."""
+def _clean(subject: Subject, keep: int) -> Measurement:
+    """Nothing attacks: the decision is the clean one, and so are the images that are kept."""
     count, decision = len(subject), subject.decision.cpu().numpy()
     nothing = np.zeros(count)
     rows = {
@@ -112,7 +112,8 @@ def _clean(subject: Subject) -> Measurement:
     }
     invalid = int((~subject.clean[2]).sum())
     sums = {"naive": count, "executed": count, "invalid": invalid, "stalled": 0}
-    return Measurement(rows, {"seconds": 0.0, **sums, "first_success": False}, None)
+    images = {"index": np.arange(keep), "adversarial": subject.x[:keep].cpu().numpy()}
+    return Measurement(rows, {"seconds": 0.0, **sums, "first_success": False}, images)
 
 
 def judge(cell: Cell, subject: Subject, source: Measurement) -> Measurement:

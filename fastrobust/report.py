@@ -17,14 +17,15 @@ from . import (
     layout,
     listings,
     marks,
+    norm_tables,
     paper,
     results,
     spectra,
 )  # fmt: skip
 from .marks import Marks
+from .norm_tables import Reports
 from .plans import Cell
 from .results import Result, Run
-from .spectra import Reports
 from .tables import TextTable
 
 
@@ -83,8 +84,8 @@ def page(run: Run, marked: Marks, norms: Reports) -> str:
         galleries=galleries.galleries(run),
         norms=spectra.picture(norms),
         norms_caveat=spectra.CAVEAT,
-        norm_totals=spectra.totals(norms) if norms else None,
-        norm_table=spectra.convolution_table(norms) if norms else None,
+        norm_summary=norm_tables.summary(norms) if norms else [],
+        norm_table=norm_tables.convolution_table(norms) if norms else None,
         attack_tables=listings.attack_tables(run),
         distances=listings.distances(run),
         cost_sums=listings.cost_sums(run),
@@ -130,7 +131,7 @@ def _conclusions(run: Run, norms: Reports) -> list[conclusions.Conclusion]:
 
 
 def _norm_tables(norms: Reports) -> list[TextTable]:
-    return [spectra.totals(norms), spectra.convolution_table(norms)] if norms else []
+    return [*norm_tables.summary(norms), norm_tables.convolution_table(norms)] if norms else []
 
 
 def comma_separated(run: Run, marked: Marks) -> str:

@@ -12,7 +12,8 @@ from . import attacks, checks
 from .classifier import Classifier, as_classifier, evaluating
 from .heads import Head
 
-STEPS = 30  # of the power iteration; every one of them gives a lower bound
+FEW = 32  # class scores, up to which a gradient of each costs less than the power iteration
+STEPS = 30  # of which; every one of them gives a lower bound
 PGD_STEPS = 40
 
 
@@ -88,38 +89,46 @@ def look(model: nn.Module, x: Tensor, y: Tensor | None, log_bound: float) -> Ima
 def jacobian_norms(model: nn.Module, x: Tensor, steps: int = STEPS) -> Tensor:
     """Return the Jacobian's largest singular value at each image, from below: (N,) float64.
 
-    The search runs in the model's own precision, what it finds is measured in float64. `model` is
-    in eval mode, so that the rows of a batch do not mix: they all go at once.
+    The search for the left singular vector u runs in the model's own precision, |J^T u| is measured
+    in float64. `model` is in eval mode, so that the rows of a batch do not mix: all go at once.
     """
     if not len(x):
         return x.new_zeros(0, dtype=torch.float64)
-    with torch.no_grad():
-        scores = model(x)
-    start = torch.randn(scores.shape, generator=torch.Generator().manual_seed(0))
-    _, moved = _power_iteration(model, x, start.to(scores), steps)
-    exact = copy.deepcopy(model).double()
-    found, _ = _power_iteration(exact, x.double(), moved.double(), 2)
-    return found
+    leaf = x.detach().clone().requires_grad_()
+    scores = model(leaf)
+    found = _by_rows(scores, leaf) if scores.shape[1] <= FEW else _by_power(scores, leaf, steps)
+    left = nn.functional.normalize(found.double(), dim=1)
+    exact = x.detach().double().requires_grad_()
+    (pulled,) = torch.autograd.grad(copy.deepcopy(model).double()(exact), exact, left)
+    return pulled.flatten(1).norm(dim=1)
 
 
-def _power_iteration(
-    model: nn.Module, x: Tensor, moved: Tensor, steps: int
-) -> tuple[Tensor, Tensor]:
-    """Return |J v| (N,) and J v (N, K) of the last v, by power iteration on J^T J from J v.
+def _by_rows(scores: Tensor, leaf: Tensor) -> Tensor:
+    """Return the left singular vector (N, K) of each whole Jacobian."""
+    rows = [
+        torch.autograd.grad(score.sum(), leaf, retain_graph=True)[0].flatten(1)
+        for score in scores.unbind(1)
+    ]
+    jacobian = torch.stack(rows, 1)
+    return torch.linalg.svd(jacobian, full_matrices=False).U[..., 0]
+
+
+def _by_power(scores: Tensor, leaf: Tensor, steps: int) -> Tensor:
+    """Return J v (N, K) of the last v of a power iteration on J^T J.
 
     All on one graph: J^T u is linear in u, and its derivative in u along v is J v.
     """
-    leaf = x.detach().clone().requires_grad_()
-    scores = model(leaf)
+    start = torch.randn(scores.shape, generator=torch.Generator().manual_seed(0))
+    moved = start.to(scores)
     dummy = torch.zeros_like(scores, requires_grad=True)
     (pulled,) = torch.autograd.grad(scores, leaf, dummy, create_graph=True)
     for _ in range(steps):
         (direction,) = torch.autograd.grad(scores, leaf, moved, retain_graph=True)
         tiny = torch.finfo(direction.dtype).tiny
         lengths = direction.flatten(1).norm(dim=1).clamp_min(tiny)
-        direction = direction / lengths.reshape(-1, *(1,) * (x.dim() - 1))
+        direction = direction / lengths.reshape(-1, *(1,) * (leaf.dim() - 1))
         (moved,) = torch.autograd.grad(pulled, dummy, direction, retain_graph=True)
-    return moved.norm(dim=1), moved
+    return moved
 
 
 def inequalities(

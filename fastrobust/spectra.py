@@ -1,8 +1,9 @@
 """Figure 4 and section 5.6 of the paper: norms of convolutions, compared between classifiers."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from matplotlib.ticker import MaxNLocator
 
 from . import checkpoint, trained
@@ -10,10 +11,8 @@ from .columns import CE, CODED, MSE
 from .conclusions import Conclusion
 from .figures import COLOURS, as_svg, dress, name_lines, side_by_side
 from .lipschitz import Layer, LipschitzReport, lipschitz
+from .norm_tables import Reports
 from .results import Run
-from .tables import TextTable
-
-Reports = Mapping[str, LipschitzReport]
 
 CAVEAT = (
     "A batch norm behind a convolution undoes its scale: multiplying the weights by any number "
@@ -21,32 +20,33 @@ CAVEAT = (
     "the size of the loss's gradients as of robustness. The scale-free norm goes from one "
     "normalised signal to the next, which such a factor leaves alone."
 )
-LEGEND = (
-    "Norm: as in Figure 4, with circular padding. Log chain: logarithm of the paper's Lambda^l, "
-    "the product of the norms up to here. Folded: with what scales its input, a batch norm or "
-    "1 / std of the images, multiplied in. Scale-free: from one normalised signal to the next. "
-    "Bound: folded, for zero padding."
-)
-_ALWAYS = ("conv", "linear", "codewords")  # the other layers are named where they count
+IMAGES = 32  # clean images of a run that are looked at: the report stays a matter of seconds
+EPS = (0.5,)  # L2 radius of the inequality's attack: the usual one for images of this size
 _SHOWN = {CE: COLOURS[0], MSE: COLOURS[1], CODED: COLOURS[2]}
 
 
 def of_run(run: Run) -> Reports:
     """Return the reports of the classifiers that a run folder holds, by name.
 
-    None are there before images are stored, whose size it takes.
+    None are there before images are stored, whose size it takes; what images say comes from the
+    clean ones.
 
     Raises:
         CheckpointError: A checkpoint is damaged or foreign.
+        StoreError: Images are.
     """
-    stored = (r for r in run.results if run.folder.images_path(r.key).exists())
-    first = next(stored, None)
+    stored = [r for r in run.results if run.folder.images_path(r.key).exists()]
     paths = {name: trained.checkpoint_path(run.folder.root, name) for name in run.plan.models}
     paths = {name: path for name, path in paths.items() if path.exists()}
-    if first is None or not paths:
+    if not stored or not paths:
         return {}
-    high, wide = run.folder.read_images(first.key)["adversarial"].shape[2:]
-    found = {name: lipschitz(checkpoint.load(path), (high, wide)) for name, path in paths.items()}
+    clean = [result for result in stored if result.cell.attack is None]
+    first = (clean or stored)[0]
+    images = run.folder.read_images(first.key)["adversarial"][:IMAGES]
+    x, y = torch.tensor(images), torch.tensor(first.rows["label"][: len(images)])
+    seen: dict[str, Any] = {"x": x, "y": y, "eps": EPS} if clean else {}
+    size = x.shape[2], x.shape[3]
+    found = {name: lipschitz(checkpoint.load(path), size, **seen) for name, path in paths.items()}
     return in_order(found)
 
 
@@ -134,111 +134,6 @@ def _ratios(ours: tuple[Layer, ...], theirs: tuple[Layer, ...], column: str) -> 
     pairs = zip(ours, theirs, strict=True)
     values = (getattr(one, column) / getattr(other, column) for one, other in pairs)
     return _Ratios(tuple(values), tuple(layer.name for layer in ours))
-
-
-def layer_table(name: str, report: LipschitzReport) -> TextTable:
-    """Return what every layer of a classifier contributes."""
-    rows = []
-    for layer in report.layers:
-        if layer.kind not in _ALWAYS and layer.bound == 1:
-            continue
-        chain = "" if layer.log_chain is None else f"{layer.log_chain:.2f}"
-        free = "" if layer.scale_free is None else f"{layer.scale_free:.4f}"
-        place = layer.name.removeprefix("net.")
-        kind = layer.kind if layer.part != "units" else f"{layer.kind}, to the units"
-        rows.append(
-            (place, kind, f"{layer.raw:.4f}", chain, f"{layer.folded:.4f}", free,
-             f"{layer.bound:.4f}")
-        )  # fmt: skip
-    return TextTable(
-        f"Lipschitz constants of the layers of {name}",
-        LEGEND,
-        ("layer", "kind", "norm", "log chain", "folded", "scale-free", "bound"),
-        tuple(rows),
-    )
-
-
-def convolution_table(reports: Reports) -> TextTable:
-    """Return the numbers behind Figure 4, for the classifiers that have the same convolutions."""
-    first = next(iter(reports.values())).convolutions
-    names = [layer.name for layer in first]
-    same = {
-        name: report.convolutions
-        for name, report in reports.items()
-        if [layer.name for layer in report.convolutions] == names
-    }
-    rows = []
-    for number, layer in enumerate(first):
-        numbers = (f"{own[number].raw:.3f} / {own[number].scale_free:.3f}" for own in same.values())
-        rows.append((str(number + 1), layer.name.removeprefix("net."), *numbers))
-    return TextTable(
-        "Figure 4 in numbers",
-        "Norm / scale-free norm of every convolution.",
-        ("", "convolution", *same),
-        tuple(rows),
-    )
-
-
-def totals(reports: Reports) -> TextTable:
-    """Return the bounds of whole classifiers, and what images say beside them if there were any."""
-    seen = any(report.lower_bound is not None for report in reports.values())
-    rows = []
-    for name, report in reports.items():
-        norms = [layer.raw for layer in report.convolutions]
-        row = [name, f"{max(norms):.3f}" if norms else "-"]
-        row += [f"{report.bound:.3g}", f"{report.log_bound:.2f}"]
-        if seen:
-            row += _seen(report)
-        rows.append(tuple(row))
-    caption = (
-        "In the L2 norm, over pixels in [0, 1]. The bound is the product over all layers, a dense "
-        "layer counting sqrt(1 + L^2)."
-    )
-    if seen:
-        caption += (
-            " The largest stretch is that of the Jacobian at the images that were given: no bound "
-            "lies below it. An image keeps its decision within the certified radius, margin / "
-            "(sqrt(2) bound)."
-        )
-    head = ("model", "largest norm", "bound", "log bound")
-    return TextTable(
-        "Lipschitz bounds of the class scores",
-        caption,
-        (*head, "largest stretch", "median radius") if seen else head,
-        tuple(rows),
-    )
-
-
-def _seen(report: LipschitzReport) -> list[str]:
-    """Return the largest stretch and the median radius, dashes without images."""
-    if report.images is None or report.lower_bound is None:
-        return ["-", "-"]
-    return [f"{report.lower_bound:.3g}", f"{float(report.images.radius.median()):.3g}"]
-
-
-def inequality_table(reports: Reports) -> TextTable:
-    """Return both sides of the inequality of section 3.4."""
-    rows = tuple(
-        (name, f"{one.eps:g}", f"{one.loss:.4g}", f"{one.adversarial_loss:.4g}",
-         f"{one.log_right:.2f}", "yes" if one.holds else "no")
-        for name, report in reports.items() for one in report.inequalities
-    )  # fmt: skip
-    return TextTable(
-        "E[J_adv] <= E[J] + lambda Lambda eps",
-        "Section 3.4, in the L2 norm: the mean training loss without attack and under PGD, and the "
-        "logarithm of the right side.",
-        ("model", "eps", "E[J]", "E[J_adv]", "log of the right side", "holds"),
-        rows,
-    )
-
-
-def tables(reports: Reports) -> list[TextTable]:
-    """Return all tables: per layer, of the whole, and the inequality where it was measured."""
-    found = [layer_table(name, report) for name, report in reports.items()]
-    found.append(totals(reports))
-    if any(report.inequalities for report in reports.values()):
-        found.append(inequality_table(reports))
-    return found
 
 
 def sentences(reports: Reports) -> list[str]:

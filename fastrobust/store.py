@@ -1,10 +1,11 @@
 """The run folder: what a sweep has measured, in files that many writers can share.
 
 ``run.json`` says what the run is; ``cells/<key>.parquet`` holds a row per image and, in its
-metadata, the cell's full description; ``images/<key>.npz`` the first adversarial images;
-``failures.jsonl`` a line per failed attempt. There are no locks: a file is written under a
-temporary name and renamed, so a name that exists is a cell that is done, and two writers of one
-cell write the same thing. Whatever is found half-written or foreign is a StoreError naming it.
+metadata, the cell's full description; ``images/<key>.npz`` the first adversarial images, without an
+attack the clean ones; ``failures.jsonl`` a line per failed attempt. There are no locks: a file is
+written under a temporary name and renamed, so a name that exists is a cell that is done, and two
+writers of one cell write the same thing. Whatever is found half-written or foreign is a StoreError
+naming it.
 """
 
 import hashlib

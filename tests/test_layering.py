@@ -18,7 +18,17 @@ LAYERS = [
     {"__main__", "cli", "commands", "bounds", "examining", "inspection", "options", "terminal"}
     | {"judging"},
     {"report", "conclusions", "evidence", "figures", "findings", "galleries"}
-    | {"layout", "listings", "marks", "questions", "results", "spectra", "tables", "verdict"}
+    | {
+        "layout",
+        "listings",
+        "marks",
+        "norm_tables",
+        "questions",
+        "results",
+        "spectra",
+        "tables",
+        "verdict",
+    }
     | {"suspects", "suspicions", "contradictions", "published", "number"},
     {"sweep", "trained", "store", "plans", "presets", "columns", "paper", "probing"}
     | {"measure", "jobs", "subject", "flows", "searches", "tally", "tasks", "worker"},

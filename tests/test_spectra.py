@@ -1,3 +1,4 @@
+import html
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ from nets import random_net
 from tiny_run import prepare
 from torch import nn
 
-from fastrobust import report, results, spectra, sweep, trained
+from fastrobust import checkpoint, data, norm_tables, report, results, spectra, sweep, trained
 from fastrobust.lipschitz import lipschitz
 
 CE, MSE, CODED = "O:SOFTMAX:CE", "O:SOFTMAX:MSE", "R:TANH:MSE"
@@ -80,24 +81,24 @@ def test_no_picture_without_convolutions():
     assert spectra.picture({}) is None
     linear = lipschitz(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), 2)
     assert spectra.picture({"mine": linear}) is None
-    assert spectra.totals({"mine": linear}).rows[0][1] == "-"
+    assert norm_tables.totals({"mine": linear}).rows[0][1] == "-"
 
 
 def test_tables_show_what_counts():
     net = random_net(layers=(1, 1), growth=4, num_outputs=3)
     x, y = torch.rand(3, 1, 8, 8), torch.tensor([0, 1, 2])
     found = lipschitz(net, 8, x, y, eps=(0.1,))
-    layers, totals, inequality = spectra.tables({"mine": found})
+    layers, totals, inequality = norm_tables.tables({"mine": found})
     kinds = [row[1] for row in layers.rows]
     assert kinds.count("conv") == len(found.convolutions) and "batch norm" not in kinds
     assert totals.rows[0][2] == f"{found.bound:.3g}" and totals.rows[0][4] != "-"
-    without = spectra.totals({"mine": lipschitz(net, 8)})
+    without = norm_tables.totals({"mine": lipschitz(net, 8)})
     assert len(without.head) == len(without.rows[0]) == 4 and len(totals.head) == 6
-    both = spectra.totals({"mine": found, "other": lipschitz(net, 8)})
+    both = norm_tables.totals({"mine": found, "other": lipschitz(net, 8)})
     assert both.rows[1][4:] == ("-", "-")
     assert inequality.rows[0][:2] == ("mine", "0.1")
-    assert len(spectra.tables({"mine": lipschitz(net, 8)})) == 2
-    numbers = spectra.convolution_table({"mine": found, "other": net_report()})
+    assert len(norm_tables.tables({"mine": lipschitz(net, 8)})) == 2
+    numbers = norm_tables.convolution_table({"mine": found, "other": net_report()})
     assert numbers.head == ("", "convolution", "mine", "other")
     first = found.convolutions[0]
     assert numbers.rows[0][2] == f"{first.raw:.3f} / {first.scale_free:.3f}"
@@ -109,8 +110,23 @@ def test_a_run_folder_is_read_as_far_as_it_goes(tmp_path):
     run = results.read(out)
     norms = spectra.of_run(run)
     assert list(norms) == [CE, CODED] and norms[CE].input_size == (8, 8)
-    printed = report.write(out).markdown.read_text()
-    assert "Figure 4 in numbers" in printed and "Lipschitz bounds of the class scores" in printed
+    found = norms[CODED]
+    clean = data.load(plan.data_set)
+    x, y = clean.x_test[: plan.limit], clean.y_test[: plan.limit]
+    alone = lipschitz(checkpoint.load(trained.checkpoint_path(out, CODED)), 8, x, y, eps=(0.5,))
+    assert torch.allclose(found.images.stretch, alone.images.stretch)
+    assert torch.equal(found.images.radius, alone.images.radius)
+    assert found.inequalities == alone.inequalities
+    written = report.write(out)
+    printed, page = written.markdown.read_text(), written.page.read_text()
+    for title in ("Lipschitz bounds of the class scores", "E[J_adv] <= E[J] + lambda Lambda eps"):
+        assert f"## {title}" in printed and f"<h3>{html.escape(title)}</h3>" in page
+    assert "Figure 4 in numbers" in printed
+    row = f"| {CODED} | 0.5 | {found.inequalities[0].loss:.4g} | "
+    assert row in printed and f"| {found.lower_bound:.3g} | " in printed
+    for one in run.select(table=4):
+        run.folder.images_path(one.key).unlink()
+    assert spectra.of_run(run)[CODED].images is None
     trained.checkpoint_path(out, CE).unlink()
     assert list(spectra.of_run(results.read(out))) == [CODED]
     trained.checkpoint_path(out, CODED).unlink()
