@@ -156,6 +156,8 @@ def evaluate(
             "clip": None if clip is None else list(clip), "averaged": noisy,
             "attacks": [f"{stage.name}: {stage.attack!r}" for stage in stages],
             "images": digest(x, y, *given), "weights": digest(*subject.state_dict().values()),
+            # A callable may hold weights that nobody sees.
+            "decisions": None if noisy else digest(network.decide(x[:64])[1]),
         }  # fmt: skip
         journal = Journal(None if out is None else Path(out) / "parts", facts)
         total = len(x) * (1 + len(given) + len(stages))
@@ -175,6 +177,6 @@ def evaluate(
         broken_by=worst.broken_by,
         queries=worst.queries,
         contributions=tuple(done),
-        checks=tuple(inspect(case, budget)) if check else (),
+        checks=tuple(inspect(case, budget, progress)) if check else (),
         facts=facts,
     )

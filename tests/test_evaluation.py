@@ -200,12 +200,14 @@ def test_a_folder_belongs_to_one_evaluation(tmp_path):
     evaluate(model, x, y, 0.05, budget="quick", out=tmp_path, **QUIET)
     with pytest.raises(StoreError, match="differs in attacks, eps: give another folder"):
         evaluate(model, x, y, 0.06, budget="quick", out=tmp_path, **QUIET)
-    with pytest.raises(StoreError, match="differs in images"):
+    with pytest.raises(StoreError, match="differs in decisions, images"):
         evaluate(model, x.flip(0), y.flip(0), 0.05, budget="quick", out=tmp_path, **QUIET)
-    with pytest.raises(StoreError, match="differs in weights"):
+    with pytest.raises(StoreError, match="differs in .*weights"):
         other = nets.trained("O:SOFTMAX:MSE")
         evaluate(other, x, y, 0.05, budget="quick", out=tmp_path, **QUIET)
     path = tmp_path / "parts" / "00-0000000.npz"
+    with pytest.raises(StoreError, match="differs in decisions, weights"):
+        evaluate(lambda x: -model(x), x, y, 0.05, budget="quick", out=tmp_path, **QUIET)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(StoreError, match="must hold a part of an evaluation, but is damaged"):
         evaluate(model, x, y, 0.05, budget="quick", out=tmp_path, **QUIET)

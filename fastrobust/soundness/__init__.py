@@ -4,9 +4,11 @@ Each gives pass, warn or fail with its number, a sentence and advice. A failure 
 is not the model's robustness; a warning, that somebody should look.
 """
 
+import io
 import warnings
 from collections.abc import Callable
 
+from ..progress import track
 from . import against, binarized, itself, outcome
 from .case import EFFORTS, Case, Check, Probe
 
@@ -40,12 +42,13 @@ CHECKS: tuple[Callable[[Probe], Check], ...] = (
 )
 
 
-def inspect(case: Case, budget: str = "standard") -> list[Check]:
+def inspect(case: Case, budget: str = "standard", progress: bool = False) -> list[Check]:
     """Run every check on a case.
 
     Args:
         case: What was evaluated, and what came of it.
         budget: ``"quick"`` looks at 32 images, ``"standard"`` at 128, ``"thorough"`` at 512.
+        progress: Whether to show on stderr how far it is.
 
     Raises:
         ValueError: There is no such budget.
@@ -61,7 +64,14 @@ def inspect(case: Case, budget: str = "standard") -> list[Check]:
     """
     if budget not in EFFORTS:
         raise ValueError(f"budget must be one of {', '.join(EFFORTS)}, got {budget!r}")
-    probe = Probe(case, EFFORTS[budget])
-    with warnings.catch_warnings():
+    probe, found = Probe(case, EFFORTS[budget]), []
+    with (
+        track(len(CHECKS), "check", None if progress else io.StringIO()) as tracker,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", UserWarning)  # of NaN: a check says so itself
-        return [check(probe) for check in CHECKS]
+        for check in CHECKS:
+            found.append(check(probe))
+            tracker.note(found[-1].name)
+            tracker.advance()
+    return found
