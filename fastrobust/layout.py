@@ -7,7 +7,7 @@ import numpy as np
 
 from . import attacks
 from .marks import Marks
-from .plans import ABLATION, DEFENCES, FIGURE_1, VIEWS, Cell
+from .plans import ABLATION, ASIDE, DEFENCES, FIGURE_1, VIEWS, Cell
 from .results import Result, Run, robust_at, smallest_breaks
 from .tables import LETTERS, VIEW_NAMES, Entry, Group, RateTable
 
@@ -150,7 +150,8 @@ def _worst_case(run: Run) -> RateTable | None:
     models = tuple(dict.fromkeys(cell.model for cell in by_eps))
     if not models:
         return None
-    groups = _worst(run.select(targeted=False), models, _shared_budgets(by_eps))
+    untargeted = (r for r in run.select(targeted=False) if r.cell.table not in ASIDE)
+    groups = _worst(untargeted, models, _shared_budgets(by_eps))
     caption = (
         "Accuracy left when an image counts as lost as soon as any untargeted attack, of whatever "
         "budget, has moved it off its true label within the Linf distance eps."

@@ -23,7 +23,7 @@ def show(tables: Iterable[TextTable]) -> None:
     for table in tables:
         drawn = Table(title=table.title, title_justify="left", title_style="bold")
         for number, head in enumerate(table.head):
-            drawn.add_column(head, no_wrap=not number)
+            drawn.add_column(head, no_wrap=not number, overflow="fold")  # names stay whole
         for row in table.rows:
             drawn.add_row(*row)
         console.print(drawn)
