@@ -1,13 +1,19 @@
-"""Spectra of all 3x3 convolutions of two networks: ours against an FFT and SVDs or eigenvalues.
+"""Spectra of all 3x3 convolutions of networks: ours against an FFT and SVDs or eigenvalues.
 
-Run ``python -m benches.bench_spectra [--seconds 20] [--threads 2] [--checkpoint FILE]``. (a) is
-what Sedghi, Gupta and Long 2018 (arXiv 1805.10408) do, for stride 1; where a layer of ResNet-18 has
-a stride, (a) to (c) take the convolution of stride 1 on the coarser torus, as ours does.
+Run ``python -m benches.bench_spectra [--rounds 3] [--threads 2] [--checkpoint FILE]``. (a) is what
+Sedghi, Gupta and Long 2018 (arXiv 1805.10408) do, for stride 1; where a layer of ResNet-18 has a
+stride, (a) to (c) take the convolution of stride 1 on the coarser torus, as ours does.
 """
 
 import argparse
-import resource
+import ctypes
+import gc
+import re
+import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +21,13 @@ from torch import Tensor, nn
 import fastrobust as fr
 from fastrobust.torus import Torus, torus
 
-from .timer import interleave, ratio
+from .timer import Timing, ratio, turns
 
 Layer = tuple[Tensor, tuple[int, int], tuple[int, int]]  # weight, input size, stride
 
 
-def layers_of(net: nn.Module, image: int) -> list[Layer]:
-    """Return the convolutions wider than 1x1 that an image of 3 channels meets."""
+def layers_of(net: nn.Module, shape: tuple[int, int, int]) -> list[Layer]:
+    """Return the convolutions wider than 1x1 that an image of this shape meets."""
     found: list[Layer] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
@@ -31,7 +37,7 @@ def layers_of(net: nn.Module, image: int) -> list[Layer]:
 
     hooks = [module.register_forward_hook(note) for module in net.modules()]
     with torch.no_grad():
-        net.eval()(torch.zeros(1, 3, image, image))
+        net.eval()(torch.zeros(1, *shape))
     for hook in hooks:
         hook.remove()
     return found
@@ -62,68 +68,136 @@ def half_gram(kernel: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(waves @ waves.mH).clamp_min(0).sqrt()
 
 
-def peak() -> float:
-    """Return the largest memory of the process so far, in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+FIRST = "(a) fft2 + svdvals"
+TOP = "(d) ours, largest values"
+WAYS = {FIRST: full_svd, "(b) rfft2 + svdvals": half_svd, "(c) rfft2 + Gram eigvalsh": half_gram}
 
 
-def measure(name: str, layers: list[Layer], seconds: float) -> None:
-    """Print how the four compare on a network."""
+def candidates(layers: list[Layer]) -> dict[str, Callable[[], Any]]:
+    """Return the ways to the spectra of these layers; (a) to (c) know no way to the top alone."""
     kernels = [grid(torus(*layer)) for layer in layers]
     weights, sizes, strides = (list(column) for column in zip(*layers, strict=True))
-
-    def every(how: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        return [how(kernel) for kernel in kernels]
-
-    candidates: dict[str, Callable[[], object]] = {
-        "(a) fft2 + svdvals": lambda: every(full_svd),
-        "(b) rfft2 + svdvals": lambda: every(half_svd),
-        "(c) rfft2 + Gram eigvalsh": lambda: every(half_gram),
-        "(d) ours": lambda: fr.spectral.conv_singular_values(weights, sizes, strides),
-        "(d) ours, top value": lambda: fr.spectral.conv_norms(weights, sizes, strides),
+    return {
+        **{
+            name: lambda how=how: [how(kernel).flatten() for kernel in kernels]
+            for name, how in WAYS.items()
+        },
+        "(d) ours": lambda: fr.spectral.conv_spectra(weights, sizes, strides),
+        TOP: lambda: fr.spectral.conv_norms(weights, sizes, strides),
     }
-    frequencies = sum(kernel[0, 0].numel() for kernel in kernels)
-    print(f"\n{name}: {len(layers)} convolutions, {frequencies} frequencies")
-    before = peak()
-    found = fr.spectral.conv_spectra(weights, sizes, strides)
-    print(f"ours takes at most {peak() - before:.2f} GiB beyond what the process had taken before")
-    taken = interleave(candidates, seconds, least=2)
-    errors = []
-    for ours, kernel in zip(found.values, kernels, strict=True):
-        half = half_svd(kernel.double())
-        mirrored = half[:, 1 : (kernel.shape[3] + 1) // 2]
-        theirs = torch.cat([half.flatten(), mirrored.flatten()]).sort(descending=True).values
-        errors.append(float((ours - theirs).abs().max() / theirs[0]))
-    first = taken["(a) fft2 + svdvals"]
-    for candidate, timing in taken.items():
-        middle, low, high = ratio(first, timing)
-        print(
-            f"{candidate:28} {timing.median * 1e3:9.1f} ms  {middle:6.2f}x ({low:.2f}-{high:.2f})"
-        )
-    methods = {method: found.methods.count(method) for method in set(found.methods)}
-    print(f"error of ours, of the largest of its layer: {max(errors):.1e}; {methods}")
+
+
+def observed(name: str, call: Callable[[], Any]) -> tuple[Any, Timing, float]:
+    """Call once; return what it returns, the time as a cold one, and the GiB it took at most.
+
+    Linux counts the peak of a process anew when its /proc/self/clear_refs is told so.
+    """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before, start = _status("VmRSS"), time.perf_counter()
+    found = call()
+    cold = Timing(name, time.perf_counter() - start, ())
+    return found, cold, max(0.0, _status("VmHWM") - before)
+
+
+def _status(line: str) -> float:
+    found = re.search(rf"{line}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found, "must be Linux"
+    return int(found[1]) / 2**20
+
+
+def measure(name: str, layers: list[Layer], rounds: int) -> None:
+    """Print how the ways compare on a network."""
+    ways = candidates(layers)
+    sizes = [torus(*layer).size for layer in layers]
+    frequencies = sum(rows * columns for rows, columns in sizes)
+    print(f"\n{name}: {len(layers)} convolutions, {frequencies} frequencies, {rounds} rounds")
+    seen = {way: observed(way, call) for way, call in ways.items()}  # the first round
+    rest = turns(ways, rounds - 1)
+    taken = {
+        way: replace(timing, seconds=(timing.cold, *rest[way].seconds))
+        for way, (_, timing, _) in seen.items()
+    }
+    theirs, ours, norms = (seen[way][0] for way in (FIRST, "(d) ours", TOP))
+    print(f"{'':28} {'all values':>24}   {'largest values alone':>24} {'GiB':>6}")
+    for way in [*WAYS, "(d) ours"]:
+        top = TOP if way == "(d) ours" else way
+        columns = "   ".join(_column(taken[FIRST], taken[which]) for which in (way, top))
+        print(f"{way:28} {columns} {seen[way][2]:6.2f}", flush=True)
+    largest = [values.max() for values in theirs]
+    gaps = [
+        float((own - values.sort(descending=True).values).abs().max() / top)
+        for own, values, top in zip(ours.values, theirs, largest, strict=True)
+    ]
+    tops = [float((own - top).abs() / top) for own, top in zip(norms, largest, strict=True)]
+    methods = {method: ours.methods.count(method) for method in sorted(set(ours.methods))}
+    print(
+        f"ours less (a), of a layer's largest value: {max(gaps):.1e}, the largest values "
+        f"{max(tops):.1e}; {seen[TOP][2]:.2f} GiB for them alone; {methods}, "
+        f"{ours.fallbacks} with more care"
+    )
+
+
+def _column(first: Timing, timing: Timing) -> str:
+    middle, low, high = ratio(first, timing)
+    return f"{timing.median * 1e3:8.1f} ms {middle:5.1f}x ({low:.1f}-{high:.1f})"
+
+
+GROWTH = (
+    ("image", [(1, 12, n) for n in (8, 16, 32, 64)]),
+    ("channels", [(1, c, 16) for c in (6, 12, 24, 48, 96)]),
+    ("layers", [(layers, 12, 16) for layers in (1, 4, 16, 64)]),
+)
+
+
+def growth(rounds: int) -> None:
+    """Print how the cost grows with the image, the channels and the number of layers."""
+    print(f"\nGrowth: c x 4c channels, 3x3, random weights, {rounds} rounds")
+    print(f"{'':10} {'layers':>6} {'c':>4} {'n':>4} {'(a), ms':>10} {'ours, ms':>10} {'times':>18}")
+    for grows, cases in GROWTH:
+        for count, channels, n in cases:
+            one = [(torch.randn(channels, 4 * channels, 3, 3), (n, n), (1, 1))]
+            ways = candidates([(w.clone(), *rest) for w, *rest in one * count])
+            both = {way: ways[way] for way in (FIRST, "(d) ours")}
+            turns(both, 1)
+            theirs, ours = turns(both, rounds).values()
+            middle, low, high = ratio(theirs, ours)
+            print(
+                f"{grows:10} {count:6} {channels:4} {n:4} {theirs.median * 1e3:10.2f} "
+                f"{ours.median * 1e3:10.2f} {f'{middle:.1f} ({low:.1f}-{high:.1f})':>18}",
+                flush=True,
+            )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure BC 100-12 at 32 x 32 and ResNet-18 at 224 x 224."""
+    """Measure BC 100-12 at 32 x 32, ResNet-18 at 224 x 224, and how the cost grows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--rounds", type=int, default=3, help="of ResNet-18; five times elsewhere")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--checkpoint", help="a trained network for 32 x 32 images, also measured")
-    parser.add_argument("--only", choices=("densenet", "resnet"))
+    parser.add_argument("--checkpoint", help="a trained network, measured beside its random self")
+    parser.add_argument("--only", choices=("densenet", "resnet", "growth"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    if options.only != "resnet":
+    many = 5 * options.rounds
+    if options.only in (None, "densenet"):
         net = fr.models.densenet(100, 12)
-        measure("DenseNet-BC 100-12, random weights", layers_of(net, 32), options.seconds)
-    if options.checkpoint:
-        trained = fr.checkpoint.load(options.checkpoint)
-        measure(options.checkpoint, layers_of(trained, 32), options.seconds)
-    if options.only != "densenet":
+        measure("DenseNet-BC 100-12, random weights", layers_of(net, (3, 32, 32)), many)
+        if options.checkpoint:
+            trained = fr.checkpoint.load(options.checkpoint).net
+            assert isinstance(trained, fr.models.DenseNet), "a DenseNet, to be built anew"
+            wish: dict[str, Any] = trained.arguments
+            fresh, shape = type(trained)(**wish), (wish["in_channels"], 32, 32)
+            measure(f"{options.checkpoint}, trained", layers_of(trained, shape), many)
+            measure("the same, random weights", layers_of(fresh, shape), many)
+    if options.only in (None, "growth"):
+        growth(many)
+    if options.only in (None, "resnet"):
         import torchvision
 
-        measure("ResNet-18", layers_of(torchvision.models.resnet18(), 224), options.seconds)
+        net = torchvision.models.resnet18()
+        measure("ResNet-18, random weights", layers_of(net, (3, 224, 224)), options.rounds)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median, quantiles
 
 import torch
@@ -56,11 +56,22 @@ def interleave(
     cold = {name: _once(call) for name, call in candidates.items()}
     warm = sum(_once(call) for call in candidates.values())
     rounds = max(least, min(most, int(seconds / max(warm, 1e-9))))
+    taken = turns(candidates, rounds)
+    return {name: replace(timing, cold=cold[name]) for name, timing in taken.items()}
+
+
+def turns(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+    """Call every candidate once per round, in the same order; the first round is the cold one too.
+
+    Args:
+        candidates: by name; each does its whole work in one call.
+        rounds: how many, 2 at least for a ratio's quartiles.
+    """
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
             taken[name].append(_once(call))
-    return {name: Timing(name, cold[name], tuple(all_of)) for name, all_of in taken.items()}
+    return {name: Timing(name, all_of[0], tuple(all_of)) for name, all_of in taken.items()}
 
 
 def ratio(slower: Timing, faster: Timing) -> tuple[float, float, float]:

@@ -1,5 +1,6 @@
 """The benchmarks of whole attacks run, and count what they say they count."""
 
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import fastrobust as fr
 from fastrobust.subject import Subject
 
 bench_peers = pytest.importorskip("benches.bench_peers", reason="benches are not installed")
+bench_spectra = pytest.importorskip("benches.bench_spectra")
 bench_sweep = pytest.importorskip("benches.bench_sweep")
 
 
@@ -65,3 +67,38 @@ def test_a_sweep_is_compared_with_its_cells_one_by_one(monkeypatch):
     assert f"evaluations {spent} cell by cell" in text and fewer < spent
     assert f"{spent / fewer:.2f} times fewer" in text
     assert text.count("the same in 12 of 12 images") == 4
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@linux
+def test_the_ways_to_spectra_find_the_same(capsys, monkeypatch):
+    net = nn.Sequential(
+        nn.Conv2d(2, 5, 3, padding=1), nn.Conv2d(5, 4, 1), nn.Conv2d(4, 6, (3, 1), stride=2)
+    )
+    layers = bench_spectra.layers_of(net, (2, 8, 8))
+    assert [(tuple(w.shape), *rest) for w, *rest in layers] == [
+        ((5, 2, 3, 3), (8, 8), (1, 1)),
+        ((6, 4, 3, 1), (8, 8), (2, 2)),
+    ]
+    full, half, gram, ours, top = (call() for call in bench_spectra.candidates(layers).values())
+    for values, b, c, own, norm in zip(full, half, gram, ours.values, top, strict=True):
+        torch.testing.assert_close(own, values.sort(descending=True).values)
+        for found in (b.max(), c.max(), norm):
+            torch.testing.assert_close(found, values.max())
+    monkeypatch.setattr(bench_spectra, "GROWTH", (("image", [(2, 3, 4), (2, 3, 5)]),))
+    bench_spectra.measure("net", layers, 2)
+    bench_spectra.growth(2)
+    printed = capsys.readouterr().out
+    assert "net: 2 convolutions, 80 frequencies, 2 rounds" in printed
+    gap = float(printed.split("largest value: ")[1].split(",")[0])
+    assert gap < 1e-5
+    assert printed.count("image ") == 2 and "1.0x (1.0-1.0)" in printed
+
+
+@linux
+def test_the_memory_of_a_call_is_its_peak():
+    found, cold, peak = bench_spectra.observed("mine", lambda: torch.ones(2**26).sum())
+    assert found == 2**26 and cold.cold > 0
+    assert 0.2 < peak < 1
