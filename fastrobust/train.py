@@ -72,7 +72,8 @@ def train(
         model_name: one of :data:`MODELS`, or ``R:TANH:MSE:64`` and the like.
         config: hyper-parameters, see :func:`default_config`.
         path: checkpoint to write, see :mod:`fastrobust.checkpoint`.
-        seed: of weights, order, shifts, flips and an attack's starts; without a key of codewords.
+        seed: of weights, order, shifts, flips and the starts of an attack; without a key also of
+            the codewords.
         device: where to train.
         progress: shows the epochs, such as :func:`fastrobust.progress.track`; None is silent.
 
