@@ -44,6 +44,7 @@ def interleave(
     seconds: float = 1.0,
     least: int = 9,
     most: int = 200,
+    once: Callable[[Callable[[], object]], float] | None = None,
 ) -> dict[str, Timing]:
     """Call every candidate once per round, in the same order, for about `seconds` in all.
 
@@ -52,14 +53,16 @@ def interleave(
         seconds: time to spend on all rounds together, after one cold and one warm-up round.
         least: rounds at least.
         most: rounds at most.
+        once: calls a candidate and returns its seconds; by default by the clock, synchronized.
     """
-    cold = {name: _once(call) for name, call in candidates.items()}
-    warm = sum(_once(call) for call in candidates.values())
+    once = once or _once
+    cold = {name: once(call) for name, call in candidates.items()}
+    warm = sum(once(call) for call in candidates.values())
     rounds = max(least, min(most, int(seconds / max(warm, 1e-9))))
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
-            taken[name].append(_once(call))
+            taken[name].append(once(call))
     return {name: Timing(name, cold[name], tuple(all_of)) for name, all_of in taken.items()}
 
 
@@ -72,13 +75,14 @@ def ratio(slower: Timing, faster: Timing) -> tuple[float, float, float]:
 
 
 def _once(call: Callable[[], object]) -> float:
-    _synchronize()
+    synchronize()
     start = time.perf_counter()
     call()
-    _synchronize()
+    synchronize()
     return time.perf_counter() - start
 
 
-def _synchronize() -> None:
+def synchronize() -> None:
+    """Wait for the GPU, where there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
