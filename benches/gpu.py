@@ -1,10 +1,10 @@
 """Everything that needs a GPU, in one command: tests, kernels, and the engine.
 
-Run ``python -m benches.gpu [--part tests kernels engine] [--out benches/results]``, or ``make gpu``,
-on a machine with an NVIDIA card, nvcc and a CUDA build of PyTorch; no network is asked for. It
-builds the extension for the card at hand, where it is not built so already, and writes one JSON and
-one Markdown file named after the card, anew after every part. A part takes at most 8 minutes, or
-``--seconds``; a build comes before them.
+Run ``make gpu [PART=engine]`` or ``python -m benches.gpu [--part tests kernels engine]`` where
+there are an NVIDIA card, nvcc and a CUDA build of PyTorch; no network is asked for. It builds the
+extension for the card at hand, where it is not built so already, and writes one JSON and one
+Markdown file named after the card into ``--out``, anew after every row. Each part takes about 8
+minutes, or ``--seconds``; the build comes before them.
 """
 
 import argparse
@@ -25,11 +25,11 @@ def build() -> None:
     """Build the extension in place for the card at hand, unless it is built so.
 
     Raises:
-        Missing: it cannot be built; the compiler's words are in build/gpu.log.
+        MissingError: it cannot be built; the compiler's words are in build/gpu.log.
     """
     try:
         return gpu_facts.require_extension()
-    except gpu_facts.Missing as fact:
+    except gpu_facts.MissingError as fact:
         print(f"building: {fact}", flush=True)
     wish = {"FASTROBUST_CUDA": "1", "TORCH_CUDA_ARCH_LIST": gpu_facts.architecture()}
     log = gpu_facts.ROOT / "build" / "gpu.log"
@@ -41,7 +41,7 @@ def build() -> None:
         )
     if run.returncode:
         found = gpu_facts.last_line(log.read_text())
-        raise gpu_facts.Missing(f"the extension must build, got: {found} ({log})")
+        raise gpu_facts.MissingError(f"the extension must build, got: {found} ({log})")
 
 
 def rows_of(part: str, budget: Budget, keep: Callable[[list[Row]], object]) -> list[Row]:
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not wishes.no_build:
             build()
         gpu_facts.require_extension()
-    except gpu_facts.Missing as fact:
+    except gpu_facts.MissingError as fact:
         print(f"gpu: {fact}", file=sys.stderr)
         return 2
     if len(wishes.part) > 1:

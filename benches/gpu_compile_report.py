@@ -80,7 +80,8 @@ def simple(name: str) -> str:
     """Return a demangled kernel's name without namespaces, return type and arguments."""
     name = name.replace("fastrobust::", "").removeprefix("void ")
     name = name[: name.rfind(">(") + 1] if ">(" in name else name.split("(")[0]
-    return re.sub(r"\((\w+)\)(?=-?\d)", "", name)  # (Precision)2, (int)48
+    name = re.sub(r"\((\w+)\)(?=-?\d)", "", name)  # (Precision)2, (int)48
+    return name.replace("> >", ">>")
 
 
 def table(rows: list[Usage]) -> str:
@@ -93,15 +94,19 @@ def table(rows: list[Usage]) -> str:
 
 
 def verdict(rows: list[Usage]) -> str:
-    """Say how many kernels spill, and which one most."""
+    """Say which kernels spill, the worst first."""
     spilling = [row for row in rows if row.stores or row.loads]
     if not spilling:
         return f"None of {len(rows)} kernels spills registers."
-    worst = max(spilling, key=lambda row: row.stores + row.loads)
+    spilling.sort(key=lambda row: row.stores + row.loads, reverse=True)
+    names = short([row.kernel for row in spilling])
+    told = (
+        f"`{name}` on sm_{row.architecture} ({row.stores}, {row.loads})"
+        for name, row in zip(names, spilling, strict=True)
+    )
     return (
-        f"{len(spilling)} of {len(rows)} kernels spill registers, most of them "
-        f"`{short([worst.kernel])[0]}` on sm_{worst.architecture}: {worst.stores} bytes of stores "
-        f"and {worst.loads} of loads a thread."
+        f"{len(spilling)} of {len(rows)} kernels spill registers (bytes a thread stores and loads "
+        f"for it): {', '.join(told)}."
     )
 
 

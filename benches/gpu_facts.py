@@ -20,7 +20,7 @@ _QUERY = (
 )  # fmt: skip
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """The machine lacks something; the message says the wish and the fact."""
 
 
@@ -34,9 +34,14 @@ def cards() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def compiler() -> str | None:
+    """Path of nvcc, on PATH or under /usr/local/cuda."""
+    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+
 def nvcc() -> str | None:
-    """Version of the compiler on PATH or under /usr/local/cuda."""
-    found = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    """Version of nvcc; None where there is none."""
+    found = compiler()
     if not found:
         return None
     said = subprocess.run([found, "--version"], capture_output=True, text=True).stdout
@@ -60,26 +65,26 @@ def architecture() -> str:
 
 
 def require_machine() -> None:
-    """Raise Missing unless there are a CUDA build of PyTorch, a GPU, and nvcc."""
+    """Raise MissingError unless there are a CUDA build of PyTorch, a GPU, and nvcc."""
     if torch_cuda() is None:
-        raise Missing(f"torch must be a CUDA build, got {torch.__version__}, built for the CPU")
+        raise MissingError(f"torch must be a CUDA build, got a CPU build, {torch.__version__}")
     if not cards():
-        raise Missing(
+        raise MissingError(
             f"there must be a CUDA GPU that torch sees, got none (torch {torch.__version__})"
         )
     if nvcc() is None:
-        raise Missing("nvcc must be on PATH or in /usr/local/cuda/bin, got none")
+        raise MissingError("nvcc must be on PATH or in /usr/local/cuda/bin, got none")
 
 
 def require_extension() -> None:
-    """Raise Missing unless the extension is a CUDA build for the card and fits the sources."""
+    """Raise MissingError unless the extension is a CUDA build for the card and fits the sources."""
     found = extension()
     if isinstance(found, str):
-        raise Missing(f"the extension must load, got: {found}")
+        raise MissingError(f"the extension must load, got: {found}")
     if found["cuda"] is None:
-        raise Missing("the extension must be a CUDA build, got one for the CPU")
+        raise MissingError("the extension must be a CUDA build, got one for the CPU")
     if not suits(found["architectures"], architecture()):
-        raise Missing(
+        raise MissingError(
             f"the extension must be built for this card's architecture {architecture()}, "
             f"got {found['architectures']}"
         )

@@ -31,7 +31,7 @@ ATTACKS: dict[str, Attack] = {
 
 
 def small_cnn() -> nn.Module:
-    """Three convolutions and a linear layer: a network that leaves time for nothing but launches."""
+    """Three convolutions and a linear layer: a network of little but launches."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(),
@@ -101,7 +101,7 @@ def measure(models: dict[str, Prepared], attack: Attack, x: Tensor, seconds: flo
 def repeated(
     stack: ExitStack, model: Prepared, attack: Attack, x: Tensor, count: int
 ) -> Callable[[], None]:
-    """Return a call that moves all rows `count` times; the model stays open for the stack's life."""
+    """Return a call that moves all rows `count` times; the stack keeps the model open."""
     network = stack.enter_context(engine.oracle(model, x.device))
     state = attack.start(network, x, goal(network, x, network.decide(x)[1], None))
 
