@@ -5,7 +5,7 @@ OUT ?= runs/digits-quick
 SOURCES := setup.py $(wildcard csrc/*)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: all paper test lint kernels pytest bench clean
+.PHONY: all paper test lint kernels pytest bench gpu clean
 .DELETE_ON_ERROR:
 
 # Threads that wait asleep: two that spin for each other on a busy machine take 20 times as long.
@@ -38,6 +38,12 @@ pytest: .venv/built
 
 bench: .venv/built
 	python -m benches
+
+# What only a machine with a GPU can do: PART=tests, kernels or engine, else all three. It takes the
+# python on PATH as it is (and .venv, if there is one) and asks for no network.
+gpu:
+	@python -c 'import torch' || { echo "gpu: $$(command -v python) must have torch"; exit 2; }
+	python -m benches.gpu $(if $(PART),--part $(PART))
 
 clean:
 	rm -rf .venv build dist *.egg-info fastrobust/_C*.so

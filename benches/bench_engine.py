@@ -51,10 +51,10 @@ class Folded(nn.Module):
         return densenet_ref(self.folded, self.shape, x)
 
 
-def network(depth: int, channels: int) -> fr.models.DenseNet:
-    """Return a DenseNet-BC of growth 12 whose norms have seen two batches of noise."""
+def network(depth: int, channels: int, growth: int = 12) -> fr.models.DenseNet:
+    """Return a DenseNet-BC whose norms have seen two batches of noise."""
     torch.manual_seed(depth)
-    net = fr.models.densenet(depth, 12, in_channels=channels, num_outputs=128)
+    net = fr.models.densenet(depth, growth, in_channels=channels, num_outputs=128)
     with torch.no_grad():
         for _ in range(2):
             net(torch.rand(32, channels, 32, 32))
@@ -118,9 +118,9 @@ def ways(depth: int, channels: int, left_out: list[str]) -> dict[str, Call]:
     return {name: call for name, call in calls.items() if name not in left_out}
 
 
-def operations(depth: int, channels: int, size: int) -> int:
+def operations(depth: int, channels: int, size: int, growth: int = 12) -> int:
     """Nominal operations of an image's forward and backward."""
-    net, total = network(depth, channels), []
+    net, total = network(depth, channels, growth), []
 
     def count(module: nn.Module, _: object, out: Tensor) -> None:
         total.append(2 * out[0].numel() * module.weight[0].numel())

@@ -44,6 +44,7 @@ def interleave(
     seconds: float = 1.0,
     least: int = 9,
     most: int = 200,
+    once: Callable[[Callable[[], object]], float] | None = None,
 ) -> dict[str, Timing]:
     """Call every candidate once per round, in the same order, for about `seconds` in all.
 
@@ -52,25 +53,33 @@ def interleave(
         seconds: time to spend on all rounds together, after one cold and one warm-up round.
         least: rounds at least.
         most: rounds at most.
+        once: calls a candidate and returns its seconds; by default by the clock, synchronized.
     """
-    cold = {name: _once(call) for name, call in candidates.items()}
-    warm = sum(_once(call) for call in candidates.values())
+    once = once or _once
+    cold = {name: once(call) for name, call in candidates.items()}
+    warm = sum(once(call) for call in candidates.values())
     rounds = max(least, min(most, int(seconds / max(warm, 1e-9))))
-    taken = turns(candidates, rounds)
+    taken = turns(candidates, rounds, once)
     return {name: replace(timing, cold=cold[name]) for name, timing in taken.items()}
 
 
-def turns(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+def turns(
+    candidates: dict[str, Callable[[], object]],
+    rounds: int,
+    once: Callable[[Callable[[], object]], float] | None = None,
+) -> dict[str, Timing]:
     """Call every candidate once per round, in the same order; the first round is the cold one too.
 
     Args:
         candidates: by name; each does its whole work in one call.
         rounds: how many, 2 at least for a ratio's quartiles.
+        once: as in :func:`interleave`.
     """
+    once = once or _once
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
-            taken[name].append(_once(call))
+            taken[name].append(once(call))
     return {name: Timing(name, all_of[0], tuple(all_of)) for name, all_of in taken.items()}
 
 
@@ -83,13 +92,14 @@ def ratio(slower: Timing, faster: Timing) -> tuple[float, float, float]:
 
 
 def _once(call: Callable[[], object]) -> float:
-    _synchronize()
+    synchronize()
     start = time.perf_counter()
     call()
-    _synchronize()
+    synchronize()
     return time.perf_counter() - start
 
 
-def _synchronize() -> None:
+def synchronize() -> None:
+    """Wait for the GPU, where there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -116,7 +116,7 @@ class APGD(Attack[APGDState]):
         state = APGDState(
             **vars(rows),
             **counters(rows),
-            rival=None if rows.rivals is None else rows.rivals[:, 0].clone(),
+            rival=None if rows.rivals is None else rows.y.clone(),
             x=rows.x0.clone(),
             run=zeros.clone(),
             size=2 * rows.eps,
@@ -237,7 +237,7 @@ class APGD(Attack[APGDState]):
         state.put(rows, again)
 
     def _runs(self, state: APGDState) -> int:
-        return self.restarts * (1 if state.rivals is None else state.rivals.shape[1])
+        return self.restarts * (1 if state.rivals is None else max(state.rivals.shape[1], 1))
 
 
 @cache

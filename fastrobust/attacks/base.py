@@ -299,7 +299,9 @@ class Attack(Generic[S]):
 
     def choose(self, state: S, run: Tensor) -> None:
         """Let rows go for the rival of their run, (N,) int64: for each in turn."""
-        if state.rivals is not None and state.rival is not None:
+        if state.rivals is None or state.rival is None:
+            return
+        if state.rivals.shape[1]:  # a lone class has none
             place = run % state.rivals.shape[1]
             state.rival.copy_(state.rivals.gather(1, place[:, None])[:, 0])
 

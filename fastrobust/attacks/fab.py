@@ -104,7 +104,7 @@ class FAB(Attack[FABState]):
             nearest=rows.x0.clone(),
             distance=torch.full_like(rows.sign, torch.inf),
         )
-        self._turn_to_rival(state)
+        self.choose(state, state.run)
         return state
 
     def update(self, network: Oracle, state: FABState) -> None:
@@ -191,7 +191,7 @@ class FAB(Attack[FABState]):
         state.stalled = torch.where(over, stalled, state.stalled)
         state.run += over
         state.iteration.masked_fill_(over, 0)
-        self._turn_to_rival(state)
+        self.choose(state, state.run)
         torch.where(beside(over, state.x), self._starts(state), state.x, out=state.x)
 
     def _starts(self, state: FABState) -> Tensor:
@@ -206,12 +206,6 @@ class FAB(Attack[FABState]):
         radius = state.distance.clamp(max=self.eps) / 2
         radius = radius.masked_fill(state.run < state.rivals.shape[1], 0.0)
         return self._boxed(state.x0 + beside(radius / length(away, self.norm), away) * away)
-
-    def _turn_to_rival(self, state: FABState) -> None:
-        """Go for the rival of the run that each row is in."""
-        if state.rivals is not None and state.rivals.shape[1]:  # a lone class has none
-            place = state.run % state.rivals.shape[1]
-            state.rival = state.rivals.gather(1, place[:, None])[:, 0]
 
     def _look(
         self, network: Oracle, state: FABState, x: Tensor, live: Tensor

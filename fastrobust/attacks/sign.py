@@ -63,7 +63,7 @@ class SignAttack(Attack[SignState]):
             best_loss=torch.full_like(rows.sign, -torch.inf, dtype=torch.float64),
             momentum=torch.zeros_like(rows.x0) if self._kind == "momentum" else None,
             best=rows.x0.clone() if self.ends_early else None,
-            rival=None if rows.rivals is None else rows.rivals[:, 0].clone(),
+            rival=None if rows.rivals is None else rows.y.clone(),
         )
         self._start(state)
         return state
@@ -143,7 +143,7 @@ class SignAttack(Attack[SignState]):
         self.choose(state, state.restart)
 
     def _runs(self, state: SignState) -> int:
-        return self.restarts * (1 if state.rivals is None else state.rivals.shape[1])
+        return self.restarts * (1 if state.rivals is None else max(state.rivals.shape[1], 1))
 
     def _look(self, state: SignState, answer: Answer, live: Tensor) -> None:
         """Keep the iterate if it is the row's first success or its highest loss so far."""
