@@ -113,6 +113,12 @@ def as_classifier(model: nn.Module | Callable[[Tensor], Tensor]) -> Classifier:
     return Classifier(model if isinstance(model, nn.Module) else _Callable(model), Softmax("ce"))
 
 
+def in_its_dtype(model: nn.Module, x: Tensor) -> Tensor:
+    """Return images in the dtype of the model's weights; as they are where it has none."""
+    weights = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return x if weights is None else x.to(weights.dtype)
+
+
 class _Callable(nn.Module):
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import checks, engine
+from .classifier import in_its_dtype
 from .journal import Journal, digest
 from .lineup import lineup
 from .prepared import Model
@@ -144,7 +145,7 @@ def evaluate(
     given = [transferred] if isinstance(transferred, Tensor) else list(transferred)
     given = [checks.like(images, x, "transferred") for images in given]
     subject = engine.prepare(model)
-    if noisy := is_random(subject, x[:16]):
+    if noisy := is_random(subject, in_its_dtype(subject, x[:16])):
         subject = engine.prepare(Averaged(subject))
     with engine.oracle(subject, x.device) as network:
         classes = network.num_classes(x)

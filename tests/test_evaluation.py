@@ -338,3 +338,16 @@ def test_the_command_evaluates_and_ends_by_what_it_believes(tmp_path, monkeypatc
     with pytest.raises(SystemExit) as end:
         main(["evaluate", str(path), "--eps", "0.1", "--norm", "l7", "--limit", "5"])
     assert end.value.code == 2 and 'norm must be "linf" or "l2"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("image", [torch.float16, torch.float32, torch.float64])
+def test_images_and_weights_of_any_dtype_go_together(model, image):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).to(getattr(torch, model))
+    x = (torch.rand(20, 1, 8, 8) * 255).round().div(256).to(image)
+    y = net(x.to(net[1].weight.dtype)).argmax(1)
+    found = evaluate(net, x, y, 0.05, budget="quick", progress=False)
+    assert found.correct.all() and 0 < found.robust_accuracy < 1
+    assert found.adv.dtype is (torch.float64 if image is torch.float64 else torch.float32)
+    assert not [check for check in found.checks if check.verdict == "fail"]

@@ -116,7 +116,7 @@ def transfer(probe: Probe) -> Check:
     images = probe.case.transferred[probe.places].clone()
     eps = images.new_full((len(images),), probe.case.eps)
     into_ball(images, probe.x, eps, probe.case.norm, probe.case.clip)
-    broken = probe.model.predict(images) != probe.y
+    broken = probe.predict(images) != probe.y
     return _better(probe, name, "Images of another model break", broken)
 
 
@@ -142,7 +142,7 @@ def noise(probe: Probe) -> Check:
             x, x0, probe.case.norm, eps, probe.case.seed, probe.places[rows], number,
             *(probe.case.clip or (None, None)),
         )  # fmt: skip
-        broken[rows] = probe.model.predict(x) != probe.y[rows]
+        broken[rows] = probe.predict(x) != probe.y[rows]
     return _better(probe, "noise against gradients", f"{draws} random points break", broken)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import APGD
+from ..classifier import in_its_dtype
 from ..ops.start import launch_start
 from ..ops.step import into_ball
 from .case import Check, Probe, several, skipped
@@ -60,7 +61,7 @@ class _Readout(nn.Module):
         self.model, self.mean, self.scale, self.way, self.edge = model, mean, scale, way, edge
 
     def forward(self, x: Tensor) -> Tensor:
-        outputs = (self.model(x) - self.mean) / self.scale
+        outputs = (_outputs(self.model, x) - self.mean) / self.scale
         over = outputs @ self.way - self.edge
         return torch.stack([-over, over], 1)
 
@@ -76,7 +77,7 @@ def _readout(probe: Probe, x: Tensor, row: int) -> nn.Module | None:
         edge.add_((edge - x) * 1e6), x.expand_as(edge).contiguous(),
         edge.new_full((len(edge),), probe.case.eps), probe.case.norm, probe.case.clip,
     )  # fmt: skip
-    inside, outside = model(inner).double(), model(edge).double()
+    inside, outside = (_outputs(model, points).double() for points in (inner, edge))
     mean, scale = inside.mean(0), inside.std(0).clamp_min(1e-9)
     inside, outside = (inside - mean) / scale, (outside - mean) / scale
     spread = inside.T @ inside / len(inside)
@@ -90,6 +91,11 @@ def _readout(probe: Probe, x: Tensor, row: int) -> nn.Module | None:
     limit = (way * outside[best]).sum() - gaps[best] / 4
     numbers = (value.to(x.dtype) for value in (mean, scale, way, limit))
     return _Readout(model, *numbers)
+
+
+def _outputs(model: nn.Module, x: Tensor) -> Tensor:
+    scores: Tensor = model(in_its_dtype(model, x))
+    return scores
 
 
 def _points(probe: Probe, x: Tensor, row: int, share: float, kind: int) -> Tensor:

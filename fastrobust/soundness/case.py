@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import engine
 from ..attacks import APGD, FGSM, PGD
 from ..attacks.base import Attack
+from ..classifier import in_its_dtype
 from ..heads import Head
 from ..prepared import Model, Prepared
 from ..stats import sign_test
@@ -106,8 +107,12 @@ class Probe:
     def places(self) -> Tensor:
         """(n,) int64 where the images stand in the case."""
         some = slice(8 * self.effort.images)
-        right = self.model.predict(self.case.x[some]) == self.case.y[some]
+        right = self.predict(self.case.x[some]) == self.case.y[some]
         return right.nonzero().flatten()[: self.effort.images]
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Return the model's decisions (N,)."""
+        return self.model.predict(in_its_dtype(self.model, x))
 
     @property
     def x(self) -> Tensor:

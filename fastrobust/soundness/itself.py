@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import engine
-from ..classifier import as_classifier, evaluating
+from ..classifier import as_classifier, evaluating, in_its_dtype
 from ..randomised import is_random
 from .case import Check, Probe, skipped
 
@@ -17,7 +17,8 @@ _DIRECTIONS, _STEP = 8, 1e-3  # random directions of each image, and the way alo
 def deterministic(probe: Probe) -> Check:
     """The same question must get the same answer."""
     with torch.no_grad(), evaluating(probe.model):
-        random = is_random(as_classifier(probe.case.model), probe.case.x[:16])
+        plain = as_classifier(probe.case.model)
+        random = is_random(plain, in_its_dtype(plain, probe.case.x[:16]))
     return Check(
         "the same answer",
         "fail" if random else "pass",
@@ -33,7 +34,7 @@ def probabilities(probe: Probe) -> Check:
     """Scores must not be probabilities: their cross-entropy is flat."""
     name = "probabilities for scores"
     with torch.no_grad():
-        scores = probe.model(probe.case.x[:64])
+        scores = probe.model(in_its_dtype(probe.model, probe.case.x[:64]))
     inside = (scores >= 0).all(1) & (scores <= 1).all(1)
     share = float((inside & ((scores.sum(1) - 1).abs() < 1e-3)).float().mean())
     return Check(
@@ -50,7 +51,7 @@ def agreement(probe: Probe) -> Check:
     x = probe.case.x[: 4 * probe.effort.images]
     plain = as_classifier(probe.case.model)
     with torch.no_grad(), evaluating(plain):
-        own = plain(x)
+        own = plain(in_its_dtype(plain, x))
     top = own.topk(2, dim=1).values
     clear = (top[:, 0] - top[:, 1]) > 1e-4 * own.abs().amax(1)  # else rounding decides
     with engine.oracle(probe.model, x.device) as network:
@@ -131,7 +132,7 @@ def saturation(probe: Probe) -> Check:
     if probe.model.head.activation != "tanh":
         return skipped(name, "The head has no tanh.")
     with torch.no_grad():
-        units = probe.model.units(probe.case.x[:256])
+        units = probe.model.units(in_its_dtype(probe.model, probe.case.x[:256]))
     share = float((units.abs() > 0.99).float().mean())
     return Check(
         name,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import engine
 from ..attacks import APGD
-from ..classifier import as_classifier, evaluating
+from ..classifier import as_classifier, evaluating, in_its_dtype
 from .case import Check, Probe, several, skipped
 
 _NO_RESULT = "There is no evaluation to look at."
@@ -50,7 +50,7 @@ def eight_bits(probe: Probe) -> Check:
     levels = (case.adv[places] * 255).round()
     if case.norm == "linf":  # not across the edge of the ball
         levels = torch.minimum(torch.maximum(levels, (low * 255).ceil()), (high * 255).floor())
-    lost = probe.model.predict((levels / 255).to(case.x.dtype)) == case.y[places]
+    lost = probe.predict((levels / 255).to(case.x.dtype)) == case.y[places]
     share = float(lost.float().mean())
     return Check(
         name,
@@ -69,10 +69,10 @@ def again(probe: Probe) -> Check:
         return skipped(name, _NO_RESULT)
     some = slice(probe.effort.images)
     adv = case.adv[some]
-    whole = probe.model.predict(adv)
-    flips = {"alone": torch.cat([probe.model.predict(image[None]) for image in adv]) != whole}
+    whole = probe.predict(adv)
+    flips = {"alone": torch.cat([probe.predict(image[None]) for image in adv]) != whole}
     plain = as_classifier(case.model)
-    flips["by PyTorch"] = plain.predict(adv) != whole
+    flips["by PyTorch"] = plain.predict(in_its_dtype(plain, adv)) != whole
     try:
         exact = copy.deepcopy(plain).double()
         with torch.no_grad(), evaluating(exact):
