@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -118,6 +119,7 @@ def ways(depth: int, channels: int, left_out: list[str]) -> dict[str, Call]:
     return {name: call for name, call in calls.items() if name not in left_out}
 
 
+@cache
 def operations(depth: int, channels: int, size: int, growth: int = 12) -> int:
     """Nominal operations of an image's forward and backward."""
     net, total = network(depth, channels, growth), []

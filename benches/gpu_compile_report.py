@@ -17,6 +17,7 @@ FLAGS = ["-O3", "-std=c++20", "-fmad=false"]  # setup.py's
 HEADER = "file", "kernel", "sm", "registers", "shared, B", "stack, B", "spills: stores, loads, B"
 
 _ENTRY = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\w+)'")
+_FUNCTION = re.compile(r"Function properties for (\w+)")
 _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _USED = re.compile(r"Used (\d+) registers(.*)")
 
@@ -36,17 +37,18 @@ class Usage(NamedTuple):
 
 def parse(file: str, text: str) -> list[Usage]:
     """Read what ``-Xptxas -v`` prints; functions that are no kernels are left out."""
-    found, name, architecture, stack = [], "", "", (0, 0, 0)
+    found, name, function, architecture, stack = [], "", "", "", (0, 0, 0)
     for line in text.splitlines():
         if entry := _ENTRY.search(line):
             name, architecture = entry.groups()
-        elif sizes := _STACK.search(line):
+        elif of := _FUNCTION.search(line):
+            function = of[1]
+        elif function == name and (sizes := _STACK.search(line)):
             stack = tuple(map(int, sizes.groups()))
-        elif name and (used := _USED.search(line)):
+        elif function == name and (used := _USED.search(line)):
             shared = re.search(r"(\d+) bytes smem", used[2])
             size = int(shared[1]) if shared else 0
             found.append(Usage(file, name, architecture, int(used[1]), size, *stack))
-            name = ""
     return found
 
 

@@ -252,3 +252,16 @@ def test_a_head_in_bf16_would_make_a_model_look_more_robust():
     rounded = left(engine.prepare(trained(), "bf16"), loss=rounded_cross_entropy)
     assert min(rounded) > max(exact), (exact, rounded)
     assert mean(rounded) - mean(exact) > 0.05 > 2 * abs(mean(half) - mean(exact))
+
+
+@pytest.mark.parametrize("backend", ["fused", "autograd"])
+def test_no_product_is_rounded_more_than_was_wished(monkeypatch, backend):
+    """On a GPU cuDNN takes TF32 by default, also where the engine is compared with autograd."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    places = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [place.allow_tf32 for place in places]
+    assert before[0]
+    net = random_net(layers=[1], growth=4)
+    with backends.choose(net, backend).opened():
+        assert not any(place.allow_tf32 for place in places)
+    assert [place.allow_tf32 for place in places] == before

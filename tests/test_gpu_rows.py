@@ -211,8 +211,10 @@ ptxas info    : Function properties for _ZN10fastrobust12tiles_kernelINS_9PlainB
     8 bytes stack frame, 16 bytes spill stores, 24 bytes spill loads
 ptxas info    : Used 168 registers, used 1 barriers, 8 bytes cumulative stack size
 ptxas info    : Function properties for some_function
-    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+    0 bytes stack frame, 99 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 12 registers
 ptxas info    : Compiling entry function '_ZN10fastrobust11rows_kernelINS_8HeadArgsIfEEEEvT_' for 'sm_90'
+ptxas info    : Function properties for _ZN10fastrobust11rows_kernelINS_8HeadArgsIfEEEEvT_
     80 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : Used 64 registers, used 1 barriers, 80 bytes cumulative stack size, 4608 bytes smem
 """  # noqa: E501
