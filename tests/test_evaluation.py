@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fastrobust as fr
-from fastrobust import checkpoint, evaluation, lineup, verdict, worst_case
+from fastrobust import checkpoint, evaluation, judging, lineup, verdict, worst_case
 from fastrobust.attacks import FGSM, PGD
 from fastrobust.cli import main
 from fastrobust.errors import StoreError
@@ -319,6 +319,8 @@ def test_page_json_and_images_say_the_same(tmp_path):
 
 
 def test_the_command_evaluates_and_ends_by_what_it_believes(tmp_path, monkeypatch, capsys):
+    # The network digits gets one thread: of this process, which goes on after the command.
+    monkeypatch.setattr(judging, "use_threads", lambda *_, **__: None)
     path = tmp_path / "model.safetensors"
     checkpoint.save(path, nets.trained())
     out = tmp_path / "out"
