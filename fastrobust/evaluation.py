@@ -123,7 +123,7 @@ def evaluate(
         progress: Whether to show on stderr how far it is.
 
     Raises:
-        TypeError, ValueError, RuntimeError: As :meth:`fastrobust.attacks.PGD.run`; an unknown word.
+        TypeError, ValueError, RuntimeError: As :meth:`fastrobust.attacks.PGD.run`; an unknown word; one class.
         StoreError: `out` holds another evaluation, or a damaged file.
 
     Example:
@@ -149,6 +149,8 @@ def evaluate(
         subject = engine.prepare(Averaged(subject))
     with engine.oracle(subject, x.device) as network:
         classes = network.num_classes(x)
+        if classes < 2:
+            raise ValueError("model must have at least two classes, got one")
         y = checks.labels(y, len(x), classes, x.device)
         stages = lineup(budget, eps, norm, network.head, classes, clip)
         stages[0].attack.check_box(x)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .attacks.rivals import rivals
 from .attacks.state import beside
 from .engine import Oracle
 from .journal import Journal
@@ -106,17 +107,33 @@ class WorstCase:
             judged["queries"] += found.queries
             return judged
 
+        def run_each(rows: Tensor) -> dict[str, Tensor]:
+            """Go for all rivals at once, each in a row of its own: few images fill a batch."""
+            z = self.network.decide(self.x[rows])[0]
+            order = rivals(self.network.head.scores(z), self.y[rows], stage.attack.targets)
+            each = rows.repeat_interleave(order.shape[1])
+            found = stage.attack.run(
+                model, self.x[each], self.y[each], seed=self.seed + self.attacks, index=each,
+                rivals=order.reshape(-1, 1),
+            )  # fmt: skip
+            judged = self._judged(found.adv, each)
+            judged["queries"] += found.queries
+            return _best(judged, order.shape[1])
+
+        if targets := stage.attack.targets:
+            block = max(BLOCK // targets, 1)
+            return self._all(stage.name, repr(stage.attack), run_each, block)
         return self._all(stage.name, repr(stage.attack), run)
 
     def try_images(self, name: str, images: Tensor) -> Contribution:
         """Try images (N, ...) that somebody else made."""
         return self._all(name, "", lambda rows: self._judged(images[rows], rows))
 
-    def _all(self, name: str, attack: str, run: Run) -> Contribution:
+    def _all(self, name: str, attack: str, run: Run, block: int | None = None) -> Contribution:
         standing = (~self.broken).nonzero().flatten()
         broke, evaluations, seconds = 0, 0, 0.0
         self.tracker.note(f"{name}: {len(standing)} standing")
-        for rows in self._blocks(standing):
+        for rows in self._blocks(standing, block):
             found = self._once(f"{self.attacks:02d}", rows, run)
             better = found["broken"] | (found["margin"] > self.margin[rows])
             adv = torch.where(beside(better, found["adv"]), found["adv"], self.adv[rows])
@@ -150,8 +167,8 @@ class WorstCase:
             "queries": torch.ones_like(rows),
         }
 
-    def _blocks(self, rows: Tensor) -> tuple[Tensor, ...]:
-        return rows.split(BLOCK) if len(rows) else ()
+    def _blocks(self, rows: Tensor, size: int | None = None) -> tuple[Tensor, ...]:
+        return rows.split(size or BLOCK) if len(rows) else ()
 
     def _once(self, name: str, rows: Tensor, run: Run) -> dict[str, Tensor]:
         """Run a piece of work, or take what the journal has of it."""
@@ -167,3 +184,12 @@ class WorstCase:
             key: torch.from_numpy(np.asarray(value)).to(self.x.device)
             for key, value in kept.items()
         }
+
+
+def _best(judged: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Of `count` rows for each image keep the first that is broken, else the closest."""
+    closeness = judged["margin"].masked_fill(judged["broken"], torch.inf).view(-1, count)
+    first = torch.arange(len(closeness), device=closeness.device) * count
+    kept = {name: value[first + closeness.argmax(1)] for name, value in judged.items()}
+    kept["queries"] = judged["queries"].view(-1, count).sum(1) + 1  # and one for the rivals
+    return kept

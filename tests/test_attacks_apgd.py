@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import fastrobust as fr
-from fastrobust.attacks import APGD, FGSM, PGD
+from fastrobust.attacks import APGD, FAB, FGSM, PGD
 from fastrobust.attacks.apgd import _windows
 from fastrobust.attacks.rivals import rivals
 
@@ -153,6 +153,29 @@ def test_a_run_starts_where_it_is_told_to(kind):
         attack.run(model, x, y, start=x * torch.nan)
     with pytest.raises(TypeError, match="start must be for PGD or APGD, got one for FGSM"):
         FGSM(eps=0.1).run(model, x, y, start=x)
+
+
+@pytest.mark.parametrize("kind", [APGD, PGD, FAB])
+def test_given_rivals_are_those_that_it_goes_for(kind):
+    net, _, x, y = batch("ce", count=40)
+    model, y = net.torch(), torch.from_numpy(y)
+    fields = {"eps": 0.1, "steps": 8} if kind is FAB else {"eps": 0.1, "steps": 8, "loss": "margin"}
+    order = rivals(model(x).detach(), y, 2)
+    own = kind(targets=2, **fields).run(model, x, y)
+    given = kind(targets=1, **fields).run(model, x, y, rivals=order)
+    assert torch.equal(given.adv, own.adv) and torch.equal(given.success, own.success)
+    assert torch.equal(given.queries, own.queries - 1) and own.success.sum() > 0
+    second = kind(targets=1, **fields).run(model, x, y, rivals=order[:, 1:])
+    assert not torch.equal(second.adv, kind(targets=1, **fields).run(model, x, y).adv)
+    for wrong, words in (
+        (order[:5], r"rivals must have shape \(40, T\)"),
+        (y[:, None], "rivals must differ from y"),
+        (order + 10, "rivals must"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            kind(targets=1, **fields).run(model, x, y, rivals=wrong)
+    with pytest.raises(TypeError, match="rivals must be for an attack with targets"):
+        FGSM(eps=0.1).run(model, x, y, rivals=order)
 
 
 def test_rivals_are_the_highest_other_classes():

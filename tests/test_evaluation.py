@@ -11,6 +11,7 @@ from torch import nn
 import fastrobust as fr
 from fastrobust import checkpoint, evaluation, judging, lineup, verdict, worst_case
 from fastrobust.attacks import FGSM, PGD
+from fastrobust.attacks.rivals import rivals
 from fastrobust.cli import main
 from fastrobust.errors import StoreError
 from fastrobust.evaluation import evaluate
@@ -107,6 +108,30 @@ def test_a_warm_start_begins_at_the_nearest_image(monkeypatch):
     again = warm.run(model, x[rows], y[rows], seed=1, index=rows, start=start[rows])
     assert torch.equal(found.broken[rows], again.success)
     assert torch.equal(found.adv[rows[again.success]], again.adv[again.success])
+
+
+@pytest.mark.parametrize("block", [512, 20])
+def test_rivals_side_by_side_are_rivals_one_after_another(monkeypatch, block):
+    """Each gets the run that it would get alone; the first success counts, else the closest."""
+    x, y = digits(40)
+    model = nets.trained()
+    attack = PGD(eps=0.06, steps=4, step_size=0.03, loss="margin", targets=3)
+    monkeypatch.setattr(evaluation, "lineup", lambda *_: [Stage("each", attack)])
+    monkeypatch.setattr(worst_case, "BLOCK", block)
+    found = evaluate(model, x, y, 0.06, **QUIET)
+    order = rivals(model(x).detach(), y, 3)
+    runs = [attack.run(model, x, y, rivals=order[:, k : k + 1]) for k in range(3)]
+    right = model.predict(x) == y
+    broken = torch.stack([run.success for run in runs], 1)
+    assert torch.equal(found.broken, ~right | broken.any(1))
+    assert 0 < broken[:, 0].sum() < broken.any(1).sum()
+    margins = torch.stack([_margin(model, run.adv, y) for run in runs], 1)
+    pick = margins.masked_fill(broken, torch.inf).argmax(1)
+    closest = torch.stack([run.adv for run in runs], 1)[torch.arange(40), pick]
+    moved = right & (broken.any(1) | (margins.amax(1) > _margin(model, x, y)))
+    torch.testing.assert_close(found.adv[moved], closest[moved])
+    total = sum(run.queries + 1 for run in runs)  # the judge's own look at each
+    assert torch.equal(found.queries[right], (total + 2)[right])
 
 
 def _margin(model, x, y):

@@ -20,7 +20,7 @@ from ..losses import ON_SCORES
 from ..objectives import Loss, label_vectors, reads_units, resembles
 from .fields import CHECKS, read, written
 from .result import AttackResult
-from .rivals import rivals
+from .rivals import rivals as highest
 from .state import Rows, State, beside
 from .targets import Goal, goal, row_index
 
@@ -78,6 +78,7 @@ class Attack(Generic[S]):
         seed: int = 0,
         index: Tensor | None = None,
         start: Tensor | None = None,
+        rivals: Tensor | None = None,
     ) -> AttackResult:
         """Attack a batch of images.
 
@@ -96,6 +97,8 @@ class Attack(Generic[S]):
             start: (N, ...) images like x to start from, such as those of a weaker attack, instead
                 of the image or the random start; they are moved into ball and box. Later restarts
                 are random. For PGD and APGD.
+            rivals: (N, T) int64 classes to go for, one after another, in place of those of highest
+                score. For attacks with `targets`.
 
         Returns:
             An :class:`AttackResult`. A row for which the model gives NaN is flagged there, and a
@@ -131,6 +134,7 @@ class Attack(Generic[S]):
             state = self.start(
                 network, x0, wish,
                 eps=eps, initial_const=initial_const, seed=seed, index=index, start=start,
+                rivals=rivals,
             )  # fmt: skip
             for caution in self.cautions(network, state):
                 warnings.warn(caution, UserWarning, stacklevel=2)
@@ -156,6 +160,7 @@ class Attack(Generic[S]):
         seed: int = 0,
         index: Tensor | None = None,
         start: Tensor | None = None,
+        rivals: Tensor | None = None,
     ) -> S:
         """Return the state of rows of which nothing is known but what they want.
 
@@ -176,10 +181,12 @@ class Attack(Generic[S]):
                 raise TypeError(f"{type(self).__name__} must be given {own} per row, got {name}")
         self.require(wish.sign)
         label, classes, asked = None, None, wish.asked
-        if self.targets:
+        if rivals is not None:
+            classes = self._check_rivals(rivals, wish.y, network.num_classes(x0))
+        elif self.targets:
             z = network.decide(x0)[0] if wish.z is None else wish.z
             asked += int(not asked)
-            classes = rivals(network.head.scores(z), wish.y, self.targets)
+            classes = highest(network.head.scores(z), wish.y, self.targets)
         if self.reads_units:
             z = network.decide(x0)[0] if wish.z is None else wish.z
             # A guess is made at the clean image; a target's vector and a one-hot label are known.
@@ -296,6 +303,18 @@ class Attack(Generic[S]):
                 f"{self!r} chooses its targets itself, got a target in {int((sign < 0).sum())} of "
                 f"{len(sign)} rows"
             )
+
+    def _check_rivals(self, rivals: Tensor, y: Tensor, num_classes: int) -> Tensor:
+        """Return rivals that an attack was given, if it can use them."""
+        if not self.targets:
+            raise TypeError(f"rivals must be for an attack with targets, got some for {self!r}")
+        if rivals.dim() != 2 or len(rivals) != len(y):
+            raise ValueError(f"rivals must have shape ({len(y)}, T), got {tuple(rivals.shape)}")
+        flat = checks.labels(rivals.flatten(), rivals.numel(), num_classes, y.device, "rivals")
+        found = flat.view(rivals.shape)
+        if (found == y[:, None]).any():
+            raise ValueError("rivals must differ from y, got y among them")
+        return found
 
     def choose(self, state: S, run: Tensor) -> None:
         """Let rows go for the rival of their run, (N,) int64: for each in turn."""
