@@ -123,7 +123,8 @@ def evaluate(
         progress: Whether to show on stderr how far it is.
 
     Raises:
-        TypeError, ValueError, RuntimeError: As :meth:`fastrobust.attacks.PGD.run`; an unknown word; one class.
+        TypeError, ValueError, RuntimeError: As :meth:`fastrobust.attacks.PGD.run`; an unknown
+            word; a model of one class.
         StoreError: `out` holds another evaluation, or a damaged file.
 
     Example:
