@@ -114,8 +114,8 @@ def success_of_the_clean_image(patch):
 
 def rivals_by_lowest_score(patch):
     """Goes for the least likely class first."""
-    real = base.rivals
-    patch.setattr(base, "rivals", lambda scores, y, count: real(-scores, y, count))
+    real = base.highest
+    patch.setattr(base, "highest", lambda scores, y, count: real(-scores, y, count))
 
 
 def outside_of_the_ball_counts(patch):
