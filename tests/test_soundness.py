@@ -169,10 +169,11 @@ def test_images_that_rounding_to_8_bits_mends_are_flagged():
     case = Case(fragile, x, y, 0.1, adv=adv, broken=torch.ones(len(x), dtype=torch.bool))
     found = outcome.eight_bits(Probe(case, SMALL))
     assert found.verdict == "warn" and found.number > 0.9
-    big = Case(nets.trained(), x, y, 0.1)
-    adv = fr.attacks.PGD(eps=0.1, keep="last", loss="margin")(big.model, x, y)
+    # So far out that no break hangs on half a level, whichever machine trained the network.
+    big = Case(nets.trained(), x, y, 0.2)
+    adv = fr.attacks.PGD(eps=0.2, keep="last", loss="margin")(big.model, x, y)
     broken = big.model.predict(adv) != y
-    case = Case(nets.trained(), x, y, 0.1, adv=adv, broken=broken)
+    case = Case(nets.trained(), x, y, 0.2, adv=adv, broken=broken)
     assert outcome.eight_bits(Probe(case, SMALL)).verdict == "pass"
 
 
