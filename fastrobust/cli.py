@@ -12,6 +12,7 @@ from . import (
     __version__,
     allocator,
     commands,
+    examining,
     inspection,
     judging,
     measure,
@@ -27,10 +28,14 @@ from .options import (
     DataSet,
     Debug,
     Device,
+    Epochs,
+    Evaluate,
     Jobs,
     Json,
+    Like,
     Limit,
     Net,
+    Only,
     Out,
     Preset,
     Seed,
@@ -80,10 +85,14 @@ def paper(
     preset: Preset = "quick",
     limit: Limit = None,
     tables: Tables = None,
+    only: Only = None,
+    like: Like = None,
     net: Net = None,
+    epochs: Epochs = None,
     device: Device = "cpu",
     threads: Threads = None,
     jobs: Jobs = None,
+    evaluate: Evaluate = None,
     without: Without = None,
     seed: Seed = 0,
     out: Out = None,
@@ -97,11 +106,14 @@ def paper(
     only prints.
     """
     left_out = _savings(without)  # before anything is trained
-    plan = presets.make(preset, data_set, tables=_numbers(tables), limit=limit, seed=seed, net=net)
+    plan = presets.make(
+        preset, data_set, tables=_numbers(tables), limit=limit, seed=seed, net=net, like=like,
+        only=_words(only),
+    )  # fmt: skip
     out = out or _default_out(plan)
     jobs = _settle(plan, device, threads, jobs)
-    trained.train_missing(plan, out, data_root=data_root, device=device, jobs=jobs)
-    _sweep_and_report(plan, out, data_root, device, jobs, left_out, as_json)
+    trained.train_missing(plan, out, epochs=epochs, data_root=data_root, device=device, jobs=jobs)
+    _sweep_and_report(plan, out, data_root, device, jobs, left_out, as_json, evaluate)
 
 
 @app.command()
@@ -115,7 +127,9 @@ def train(
     ] = None,
     data_set: DataSet = "digits",
     preset: Preset = "quick",
+    like: Like = None,
     net: Net = None,
+    epochs: Epochs = None,
     device: Device = "cpu",
     threads: Threads = None,
     jobs: Jobs = None,
@@ -129,11 +143,11 @@ def train(
     names = tuple(dict.fromkeys([*(models or ()), *(model or ())])) or MODEL_NAMES
     for name in names:
         split_name(name)  # before anything is trained
-    plan = presets.make(preset, data_set, seed=seed, net=net)
+    plan = presets.make(preset, data_set, seed=seed, net=net, like=like)
     out = out or _default_out(plan)
     jobs = _settle(plan, device, threads, jobs)
     facts = trained.train_missing(
-        plan, out, names=names, data_root=data_root, device=device, jobs=jobs
+        plan, out, names=names, epochs=epochs, data_root=data_root, device=device, jobs=jobs
     )
     if as_json:
         terminal.show_json(facts)
@@ -151,6 +165,8 @@ def sweep_command(
     ] = None,
     limit: Limit = None,
     tables: Tables = None,
+    only: Only = None,
+    like: Like = None,
     net: Net = None,
     device: Device = "cpu",
     threads: Threads = None,
@@ -174,8 +190,9 @@ def sweep_command(
         plan = Plan.read(plan_file)
     else:
         plan = presets.make(
-            preset, data_set, tables=_numbers(tables), limit=limit, seed=seed, net=net
-        )
+            preset, data_set, tables=_numbers(tables), limit=limit, seed=seed, net=net, like=like,
+            only=_words(only),
+        )  # fmt: skip
     if show_plan:
         terminal.show_json(plan.to_json())
         return
@@ -216,8 +233,11 @@ def _sweep_and_report(
     jobs: int,
     without: list[str],
     as_json: bool,
+    budget: str | None = None,
 ) -> None:
     outcome = sweep.run(plan, out, data_root=data_root, device=device, jobs=jobs, without=without)
+    if budget is not None:
+        examining.examine_run(plan, budget, device=device, data_root=data_root, out=out)
     _show_report(report.write(out), asdict(outcome), as_json)
     if outcome.failed:
         terminal.say(f"{len(outcome.failed)} cells failed:")
@@ -245,6 +265,10 @@ def _savings(text: str | None) -> list[str]:
     names = text.split(",") if text else []
     measure.switched_off(names)
     return names
+
+
+def _words(text: str | None) -> list[str] | None:
+    return text.split(",") if text else None
 
 
 def _numbers(text: str | None) -> list[int] | None:

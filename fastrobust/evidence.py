@@ -10,7 +10,8 @@ from typing import NamedTuple
 from . import paper, probing
 from .columns import CE
 from .plans import FIGURE_1
-from .results import Rate, Run
+from .results import Run
+from .stats import Rate
 
 
 class Place(NamedTuple):

@@ -6,9 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from . import attacks, data, engine, inspection, verdict
+from . import attacks, data, engine, inspection, verdict, verdicts
+from .columns import BUDGETS
 from .evaluation import Evaluation, evaluate
+from .plans import Plan
 from .prepared import Model
+from .recipes import MODEL_NAMES
+from .trained import checkpoint_path
 
 
 def examine(
@@ -50,6 +54,29 @@ def examine(
     made = [_made_on(source, x, y, eps, norm, seed) for source in sources]
     found = evaluate(subject, x, y, eps, norm, budget, seed=seed, transferred=made, out=out)
     return found, verdict.write(found, x, y, out, f"{Path(model).stem} on {data_set}")
+
+
+def examine_run(plan: Plan, budget: str, *, device: str, data_root: Path | None, out: Path) -> None:
+    """Evaluate the paper's classifiers of a run folder on the run's images, into the folder.
+
+    Within the middle and the largest eps of the untargeted tables; each with images that were made
+    on the other classifiers, too. What is there already is kept.
+
+    Raises:
+        What :func:`examine` raises.
+    """
+    paths = {name: str(checkpoint_path(out, name)) for name in plan.models if name in MODEL_NAMES}
+    for name, path in paths.items():
+        for eps in BUDGETS:
+            folder = verdicts.place(out, name, eps)
+            if (folder / "evaluation.json").exists():
+                continue
+            examine(
+                path, plan.data_set,
+                eps=eps, norm="linf", budget=budget, limit=plan.limit,
+                others=[other for other in paths.values() if other != path], device=device,
+                seed=plan.seed, data_root=data_root, out=folder,
+            )  # fmt: skip
 
 
 def _made_on(source: Model, x: Tensor, y: Tensor, eps: float, norm: str, seed: int) -> Tensor:

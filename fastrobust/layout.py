@@ -10,6 +10,7 @@ from .marks import Marks
 from .plans import ABLATION, ASIDE, DEFENCES, FIGURE_1, VIEWS, Cell
 from .results import Result, Run, robust_at, smallest_breaks
 from .tables import LETTERS, VIEW_NAMES, Entry, Group, RateTable
+from .verdicts import Verdict
 
 TITLES = {
     3: ("Accuracy under untargeted attack", "Higher is better for the classifier."),
@@ -59,6 +60,9 @@ def _paper_table(run: Run, number: int, marks: Marks) -> RateTable:
         groups += _worst(run.select(table=number, targeted=False), models, _eps_of(cells))
     if any(map(_stops_by_units, cells)):
         caption += _ABOUT_CLAIMS
+    if number == 3 and run.verdicts:
+        caption += _ABOUT_VERDICTS
+        groups += _honest(run.verdicts, models)
     return RateTable(f"Table {number}. {title}", caption, models, groups, number == DEFENCES)
 
 
@@ -66,6 +70,30 @@ _ABOUT_CLAIMS = (
     " Claims: the share of images on which the attack believes by its own test that it succeeded; "
     "false: where it does and the decision says otherwise."
 )
+
+
+_ABOUT_VERDICTS = (
+    " The last columns are what fastrobust evaluate leaves, on the same images: the worst case, "
+    "image by image, over the strongest attacks there are. Quote those."
+)
+
+
+def _honest(verdicts: Iterable[Verdict], models: tuple[str, ...]) -> tuple[Group, ...]:
+    """Return the columns of what evaluations leave, one group per budget."""
+    found: dict[str, dict[float, dict[str, Entry]]] = {}
+    for one in verdicts:
+        notes = (f"fails: {', '.join(one.failed)}",) if one.failed else ()
+        entry = Entry(one.rate, one.rate.value, notes=notes)
+        found.setdefault(one.budget, {}).setdefault(one.eps, {})[one.model] = entry
+    return tuple(
+        Group(
+            f"evaluate, {budget}",
+            None,
+            tuple(f"eps {eps:g}" for eps in sorted(by_eps)),
+            {model: tuple(by_eps[eps].get(model) for eps in sorted(by_eps)) for model in models},
+        )
+        for budget, by_eps in found.items()
+    )
 
 
 def _search(run: Run, marks: Marks) -> RateTable | None:

@@ -17,8 +17,8 @@ DataRoot = Annotated[
 Preset = Annotated[
     str,
     typer.Option(
-        help="quick (120 test images, short optimisations) or paper (all images, the paper's "
-        "constants); the grids are the paper's in both."
+        help="quick (120 test images, short optimisations), cpu (100, longer ones) or paper (all "
+        "images, the paper's constants); the grids are the paper's in all."
     ),
 ]
 Limit = Annotated[
@@ -32,11 +32,31 @@ Tables = Annotated[
         metavar="N,N",
     ),
 ]
+Only = Annotated[
+    str | None,
+    typer.Option(
+        "--attacks",
+        help="Only these attacks, such as FGSM,PGD; by default all.",
+        metavar="NAME,NAME",
+    ),
+]
+Like = Annotated[
+    str | None,
+    typer.Option(
+        help="Which data set an npz: or folder: is a copy of: its training recipe holds, and the "
+        "paper's numbers for it stand beside.",
+        metavar="NAME",
+    ),
+]
 Net = Annotated[
     str | None,
     typer.Option(help="Network: digits, 40-12, 100-12, plain-40-12, ... by default digits for "
                  "digits and 40-12 for the others."),
 ]  # fmt: skip
+Epochs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Passes over the training images instead of the recipe's."),
+]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
 Precision = Annotated[
     str,
@@ -57,6 +77,14 @@ Jobs = Annotated[
     int | None,
     typer.Option(
         min=1, help="Processes side by side; by default 2 for digits on a CPU, 1 for others."
+    ),
+]
+Evaluate = Annotated[
+    str | None,
+    typer.Option(
+        help="Evaluate the three classifiers, too, within two radii, and show what is left beside "
+        "the tables: quick, standard or thorough.",
+        metavar="BUDGET",
     ),
 ]
 Without = Annotated[

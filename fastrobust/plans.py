@@ -115,6 +115,8 @@ class Plan:
         batch: Rows the network always gets at once. It moves the last bits of a convolution, so it
             belongs to the identity of a result.
         notes: Sentences for the reader of the report.
+        like: Which of the known data sets `data_set` is a copy of, None for none: its training
+            recipe holds, and the paper's numbers for it stand beside ours.
 
     Raises:
         ValueError: There is no cell, or a number is out of range.
@@ -128,6 +130,7 @@ class Plan:
     seed: int = 0
     batch: int = 200
     notes: tuple[str, ...] = ()
+    like: str | None = None
 
     def __post_init__(self) -> None:
         if not self.cells:
@@ -138,6 +141,11 @@ class Plan:
                 continue
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+
+    @property
+    def known_as(self) -> str:
+        """Name of the data set under which recipes and the paper's numbers are found."""
+        return self.like or self.data_set
 
     @property
     def models(self) -> tuple[str, ...]:

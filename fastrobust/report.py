@@ -77,7 +77,7 @@ def page(run: Run, marked: Marks, norms: Reports) -> str:
         marked=marked,
         findings=findings.sentences(run, marked),
         legend=marks.LEGEND,
-        paper_source=paper.source() if run.plan.data_set in paper.DATA_SETS else None,
+        paper_source=paper.source() if run.plan.known_as in paper.DATA_SETS else None,
         rate_tables=layout.rate_tables(run, marked),
         conclusions=_conclusions(run, norms),
         curves=figures.all_curves(run),

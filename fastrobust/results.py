@@ -7,33 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from . import paper
+from . import paper, verdicts
 from .plans import ASIDE, Cell, Plan
-from .stats import wilson
+from .stats import Rate
 from .store import RunFolder, StoredCell
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share of images with its Wilson 95% interval."""
-
-    hits: int
-    count: int
-
-    @property
-    def value(self) -> float:
-        """The share itself."""
-        return self.hits / self.count
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Lower and upper end."""
-        return wilson(self.hits, self.count)
-
-    @classmethod
-    def of(cls, flags: np.ndarray) -> "Rate":
-        """Count the true entries of `flags` (N,)."""
-        return cls(int(flags.sum()), len(flags))
+from .verdicts import Verdict
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +100,7 @@ class Run:
         missing: Cells of the plan without a result; probes, of which a search leaves some out, are
             not counted.
         failures: Last failure of each cell of the plan that has none, as failures.jsonl has it.
+        verdicts: What evaluations in the folder leave of its classifiers.
     """
 
     folder: RunFolder
@@ -130,6 +109,7 @@ class Run:
     results: tuple[Result, ...]
     missing: tuple[Cell, ...]
     failures: tuple[dict[str, Any], ...]
+    verdicts: tuple[Verdict, ...] = ()
 
     def select(self, **wanted: object) -> Iterator[Result]:
         """Yield the results whose cells have these values in these fields."""
@@ -187,14 +167,15 @@ def read(out_dir: str | os.PathLike[str]) -> Run:
         elif not cell.probe:
             missing.append(cell)
     failures = tuple(record for record in folder.failures() if record["key"] in keys)
-    return Run(folder, facts, plan, tuple(results), tuple(missing), failures)
+    judged = tuple(verdicts.read(out_dir, plan.models))
+    return Run(folder, facts, plan, tuple(results), tuple(missing), failures, judged)
 
 
 def _printed(plan: Plan, cell: Cell) -> float | None:
     """Return the paper's number at a cell's place; class view was not the paper's."""
     if cell.view != "paper":
         return None
-    return paper.lookup(cell.table, plan.data_set, cell.model, cell.column, cell.value)
+    return paper.lookup(cell.table, plan.known_as, cell.model, cell.column, cell.value)
 
 
 def smallest_breaks(results: Iterable[Result]) -> np.ndarray:

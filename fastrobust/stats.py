@@ -1,6 +1,9 @@
 """How far a rate over a finite number of images can be trusted."""
 
 import math
+from dataclasses import dataclass
+
+import numpy as np
 
 Z_95 = 1.959963984540054  # the 97.5% quantile of the normal distribution
 
@@ -78,3 +81,26 @@ def difference(one: float, other: float, counts: tuple[int, int]) -> float:
     pooled = (one * counts[0] + other * counts[1]) / sum(counts)
     variance = pooled * (1 - pooled) * (1 / counts[0] + 1 / counts[1])
     return math.erfc(abs(one - other) / math.sqrt(2 * variance)) if variance else 1.0
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of images with its Wilson 95% interval."""
+
+    hits: int
+    count: int
+
+    @property
+    def value(self) -> float:
+        """The share itself."""
+        return self.hits / self.count
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper end."""
+        return wilson(self.hits, self.count)
+
+    @classmethod
+    def of(cls, flags: np.ndarray) -> "Rate":
+        """Count the true entries of `flags` (N,)."""
+        return cls(int(flags.sum()), len(flags))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .marks import Mark
-from .results import Rate
+from .stats import Rate
 
 VIEW_NAMES = {"paper": "paper's view", "class": "class view"}
 LETTERS = {"initial_const": "c", "max_steps": "m"}  # as in the paper's Table 1

@@ -210,7 +210,8 @@ def _run_epoch(
             # is attacked by itself, and only what is trained on moves the running statistics.
             start = _key(seed, f"attack {epoch}")
             images = attack(model, images, y[rows], seed=start, index=rows)
-        z = model.pre_activation(images)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            z = model.pre_activation(images)
         loss = model.head.loss(z, y[rows])
         optimizer.zero_grad()
         (config.loss_scale * loss.mean()).backward()

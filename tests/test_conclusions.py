@@ -6,7 +6,7 @@ from fastrobust.columns import HONEST
 from fastrobust.conclusions import draw
 from fastrobust.evidence import Place, measured, printed
 from fastrobust.plans import Cell
-from fastrobust.results import Rate
+from fastrobust.stats import Rate
 
 CE, MSE, CODED = "O:SOFTMAX:CE", "O:SOFTMAX:MSE", "R:TANH:MSE"
 

@@ -28,11 +28,12 @@ LAYERS = [
         "spectra",
         "tables",
         "verdict",
+        "verdicts",
     }
     | {"suspects", "suspicions", "contradictions", "published", "number"},
     {"sweep", "trained", "store", "plans", "presets", "columns", "paper", "probing"}
     | {"measure", "jobs", "subject", "flows", "searches", "tally", "tasks", "worker"},
-    {"train", "recipes", "resume", "data", "checkpoint"},
+    {"train", "recipes", "resume", "data", "checkpoint", "pretrained"},
     {"evaluation", "worst_case", "lineup", "journal", "soundness"},
     {"attacks", "spectral", "lipschitz", "sensitivity", "chains", "layers", "leaves", "readers"},
     {"lanczos", "singular", "torus"},

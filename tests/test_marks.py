@@ -7,7 +7,7 @@ from made_up import COUNT, made_up, targeted, untargeted
 
 from fastrobust import marks, results
 from fastrobust.plans import Cell
-from fastrobust.results import Rate
+from fastrobust.stats import Rate
 
 
 def signs(root):

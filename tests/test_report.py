@@ -12,7 +12,8 @@ from tiny_run import CLASSES, prepare
 from fastrobust import listings, paper, report, results, sweep
 from fastrobust.errors import StoreError
 from fastrobust.plans import Cell
-from fastrobust.results import Rate, robust_at, smallest_breaks
+from fastrobust.results import robust_at, smallest_breaks
+from fastrobust.stats import Rate
 
 
 def test_rates_are_counted_by_hand(tmp_path):
