@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, data, files, inspection, spectra
+from . import checkpoint, data, figures, files, inspection, spectra
 from .lipschitz import LipschitzReport, lipschitz
 from .norm_tables import Reports
 from .store import RunFolder
@@ -76,7 +76,8 @@ def write_picture(reports: Reports, path: Path) -> None:
     svg = spectra.picture(reports)
     if svg is None:
         raise ValueError("--picture must show convolutions, got classifiers without any")
-    files.replace(path, lambda temporary: temporary.write_text(svg, encoding="utf-8"))
+    text = figures.on_paper(svg)
+    files.replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _expanded(name: str) -> list[str]:

@@ -247,7 +247,7 @@ def _sweep_and_report(
 
 
 def _show_report(written: report.Written, outcome: dict, as_json: bool) -> None:
-    places = {name: str(getattr(written, name)) for name in ("page", "markdown", "csv")}
+    places = {name: str(getattr(written, name)) for name in ("page", "markdown", "csv", "pictures")}
     if as_json:
         terminal.show_json({**outcome, **places})
         return

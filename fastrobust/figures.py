@@ -22,12 +22,17 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8
 INK = "#010203"  # stands for the page's own text colour until the SVG is written
 
 
-def all_curves(run: Run) -> list[str]:
-    """Return an SVG for every parameter that varies, untargeted and targeted."""
+def all_curves(run: Run) -> dict[str, str]:
+    """Return an SVG for every parameter that varies, untargeted and targeted, by its name."""
     varied = dict.fromkeys(c.parameter for c in run.plan.cells if c.parameter)
     pairs = ((name, targeted) for name in varied for targeted in (False, True))
-    found = (curves(run, targeted=targeted, parameter=name) for name, targeted in pairs)
-    return [svg for svg in found if svg is not None]
+    found = {
+        f"{'success' if targeted else 'accuracy'}-{name}": curves(
+            run, targeted=targeted, parameter=name
+        )
+        for name, targeted in pairs
+    }
+    return {name: svg for name, svg in found.items() if svg is not None}
 
 
 def curves(run: Run, *, targeted: bool, parameter: str = "eps") -> str | None:
@@ -124,3 +129,8 @@ def as_svg(figure: Figure) -> str:
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :].replace(INK, "currentColor")
+
+
+def on_paper(svg: str) -> str:
+    """Return an SVG as it can stand in a file of its own: dark ink on white."""
+    return svg.replace("<svg ", '<svg style="color: #222; background: #fff" ', 1)

@@ -155,7 +155,10 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON-able data; `from_json` reads it back."""
-        return json.loads(json.dumps(asdict(self)))
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if self.like is None:  # as in the run folders of before there was such a field
+            del content["like"]
+        return content
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Plan":

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,13 +37,15 @@ class Written:
     page: Path
     markdown: Path
     csv: Path
+    pictures: Path
     tables: tuple[TextTable, ...]
 
 
 def write(out_dir: str | os.PathLike[str]) -> Written:
     """Write ``report.html``, ``tables.md`` and ``tables.csv`` from a run folder, and into it.
 
-    Only the folder is read, finished or not; gaps are shown as gaps.
+    The curves of the page stand by themselves, too, in ``pictures/``. Only the folder is read,
+    finished or not; gaps are shown as gaps.
 
     Args:
         out_dir: The run folder.
@@ -56,15 +59,22 @@ def write(out_dir: str | os.PathLike[str]) -> Written:
     norms = spectra.of_run(run)
     root = run.folder.root
     lists = tuple(table.as_list() for table in layout.rate_tables(run, marked))
-    written = Written(root / "report.html", root / "tables.md", root / "tables.csv", lists)
-    _write(written.page, page(run, marked, norms))
+    written = Written(
+        root / "report.html", root / "tables.md", root / "tables.csv", root / "pictures", lists
+    )
+    pictures = figures.all_curves(run)
+    _write(written.page, page(run, marked, norms, pictures))
     _write(written.markdown, markdown(run, marked, norms))
     _write(written.csv, comma_separated(run, marked))
+    if figure_4 := spectra.picture(norms):
+        pictures["norms"] = figure_4
+    for name, svg in pictures.items():
+        _write(written.pictures / f"{name}.svg", figures.on_paper(svg))
     return written
 
 
-def page(run: Run, marked: Marks, norms: Reports) -> str:
-    """Return the self-contained HTML page of a run."""
+def page(run: Run, marked: Marks, norms: Reports, pictures: Mapping[str, str]) -> str:
+    """Return the self-contained HTML page of a run with these curves, SVG by name."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fastrobust"),
         autoescape=True,
@@ -80,7 +90,7 @@ def page(run: Run, marked: Marks, norms: Reports) -> str:
         paper_source=paper.source() if run.plan.known_as in paper.DATA_SETS else None,
         rate_tables=layout.rate_tables(run, marked),
         conclusions=_conclusions(run, norms),
-        curves=figures.all_curves(run),
+        curves=list(pictures.values()),
         galleries=galleries.galleries(run),
         norms=spectra.picture(norms),
         norms_caveat=spectra.CAVEAT,
@@ -186,4 +196,5 @@ def _place(cell: Cell) -> str:
 
 
 def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
     files.replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -93,7 +93,10 @@ NET_40 = "fastrobust.models:densenet"
         (["sweep", "--tables", "3;5"], "--tables must be numbers with commas between, got '3;5'"),
         (["paper", "--tables", "10"], "tables must be among (1, 3, 4, 5, 6, 7, 8, 9), got [10]"),
         (["paper", "--without", "speed"], "savings must be among first-success, shared-const"),
-        (["paper", "--preset", "slow"], "preset must be one of ('paper', 'quick'), got 'slow'"),
+        (
+            ["paper", "--preset", "slow"],
+            "preset must be one of ('paper', 'quick', 'cpu'), got 'slow'",
+        ),
         (["paper", "--limit", "0"], "--limit"),
         (["paper", "--colour"], "No such option"),
         (["publish"], "No such command"),

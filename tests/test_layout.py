@@ -142,7 +142,7 @@ def test_other_defences_on_the_page(tmp_path):
     worst = layout._worst_case(run)
     assert worst.models == (CE, CODED)
     assert [group.entries[CODED][0].rate.value for group in worst.groups] == [0.8, 0.2]
-    assert all("LINEAR" not in svg for svg in figures.all_curves(run))
+    assert all("LINEAR" not in svg for svg in figures.all_curves(run).values())
 
 
 def test_a_run_of_other_defences_alone(tmp_path):

@@ -228,3 +228,21 @@ def test_a_preset_says_how_long_it_optimises():
 def test_bad_choices(arguments, words):
     with pytest.raises(ValueError, match=words):
         presets.make(**arguments)
+
+
+def test_only_some_attacks_and_always_the_clean_images():
+    cells = presets.make("cpu", "mnist", tables=[3, 4, 6], only=["PGD", "DeepFool"]).cells
+    kinds = {(cell.attack or "").partition("(")[0] for cell in cells}
+    assert kinds == {"", "PGD", "DeepFool"}
+    full = presets.make("cpu", "mnist", tables=[3, 4, 6]).cells
+    assert cells == tuple(c for c in full if (c.attack or "").partition("(")[0] in kinds)
+    with pytest.raises(ValueError, match="attacks must be among .*FGSM.*, got Pgd"):
+        presets.make("cpu", "mnist", only=["Pgd"])
+
+
+def test_a_copy_has_the_recipe_and_the_numbers_of_what_it_is_like(tmp_path):
+    plan = presets.make("cpu", "npz:copy.npz", like="cifar10")
+    assert (plan.data_set, plan.known_as, plan.net) == ("npz:copy.npz", "cifar10", "40-12")
+    assert presets.make("cpu", "mnist").known_as == "mnist"
+    with pytest.raises(ValueError, match="like must be one of digits, mnist, .*, got 'npz:x'"):
+        presets.make("cpu", "mnist", like="npz:x")

@@ -1,5 +1,6 @@
 import csv
 import re
+import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -199,3 +200,16 @@ def test_what_is_written_by_others_stays_text(tmp_path):
 def test_no_run_is_an_error(tmp_path):
     with pytest.raises(StoreError, match="must be a run folder"):
         report.write(tmp_path)
+
+
+def test_the_curves_stand_by_themselves_too(tmp_path):
+    cells = [(untargeted("BIM", 0.1), 30, {}), (targeted("BIM", 0.1), 30, {})]
+    written = report.write(made_up(tmp_path, "digits", cells))
+    assert {path.name for path in written.pictures.iterdir()} == {
+        "accuracy-eps.svg", "success-eps.svg",
+    }  # fmt: skip
+    for path in written.pictures.iterdir():
+        text = path.read_text()
+        assert ElementTree.fromstring(text).tag.endswith("svg")
+        assert 'style="color: #222; background: #fff"' in text
+    assert "background: #fff" not in written.page.read_text()

@@ -187,6 +187,14 @@ def test_checkpoints_of_another_training_are_refused(run):
     checkpoint.save(path, checkpoint.load(path), seed=5, config={"net": "tiny"})
     with pytest.raises(CheckpointError, match="must be trained with seed 0, got 5"):
         trained.train_missing(plan, out)
+    config = {"net": "tiny", "epochs": 3}
+    digest = data.load(plan.data_set).digest
+    for name in plan.models:
+        path = trained.checkpoint_path(out, name)
+        checkpoint.save(path, checkpoint.load(path), seed=0, digest=digest, config=config)
+    assert set(trained.train_missing(plan, out)) == set(trained.train_missing(plan, out, epochs=3))
+    with pytest.raises(CheckpointError, match="must be trained with epochs 2, got 3"):
+        trained.train_missing(plan, out, epochs=2)
 
 
 def test_jobs_share_the_cells(run, tmp_path):

@@ -321,6 +321,7 @@ def test_every_data_set_has_settings(data_set, model_name):
         ({"loss_scale": 0.0}, "loss_scale must be > 0"),
         ({"weight_decay": -1.0}, "weight_decay must be >= 0"),
         ({"warm_up": 1.0}, r"warm_up must lie in \(0, 1\), got 1.0"),
+        ({"precision": "fp16"}, "precision must be fp32 or bf16, got 'fp16'"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):
@@ -375,3 +376,20 @@ def test_other_lengths_are_refused(name, words):
 def test_the_length_of_the_name_and_of_the_settings_are_one(few, path):
     with pytest.raises(ValueError, match="must have the code_length of R:TANH:MSE:64, got 128"):
         train.train(few, "R:TANH:MSE:64", settings(), path)
+
+
+@pytest.mark.filterwarnings("ignore:.*stalled")
+def test_bfloat16_trains_float32_weights_much_like_float32(few, tmp_path):
+    losses, weights = [], []
+    for precision in ("fp32", "bf16"):
+        config = settings(epochs=2, precision=precision)
+        path = tmp_path / f"{precision}.safetensors"
+        model = train.train(few, "R:TANH:MSE", config, path)
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        with torch.no_grad():
+            z = model.pre_activation(few.x_train)
+            losses.append(float(model.head.loss(z, few.y_train).mean()))
+        weights.append(model.net.linear.weight.detach())
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    gap = float((weights[1] - weights[0]).norm() / weights[0].norm())
+    assert 1e-4 < gap < 0.2  # autocast was there, and did no harm
