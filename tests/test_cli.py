@@ -95,7 +95,7 @@ NET_40 = "fastrobust.models:densenet"
         (["paper", "--without", "speed"], "savings must be among first-success, shared-const"),
         (
             ["paper", "--preset", "slow"],
-            "preset must be one of ('paper', 'quick', 'cpu'), got 'slow'",
+            "preset must be one of ('paper', 'quick', 'cpu')",
         ),
         (["paper", "--limit", "0"], "--limit"),
         (["paper", "--colour"], "No such option"),

@@ -1,0 +1,337 @@
+"""Writes ``numbers.md`` and the tables of ``README.md`` beside it from the run folders.
+
+    python results/summary.py
+
+Of every number of the paper the run with the most images counts. Blocks of ``README.md`` between
+``<!-- NAME -->`` and ``<!-- /NAME -->`` are replaced, everything else stays.
+"""
+
+import csv
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastrobust import paper, verdicts
+from fastrobust.columns import HONEST
+from fastrobust.recipes import MODEL_NAMES
+
+HERE = Path(__file__).parent
+# Per data set the run folders, from the one with the most images to the one with the fewest.
+RUNS = {
+    "mnist": ("mnist-500", "mnist"),
+    "fashion_mnist": ("fashion_mnist-500", "fashion_mnist"),
+    "cifar10": ("cifar10",),
+}
+NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10 (JPEG copy)"}
+NEAR = 0.1  # a gap to the paper that is no surprise
+FULL = 10_000  # test images of each data set
+# What the class view has in place of an attack of the paper's; its own name otherwise.
+IN_CLASS_VIEW = {
+    **dict.fromkeys(("FGSM", "BIM", "MIM"), HONEST),
+    "modified CWL2": "CWL2",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measured cell, as a line of ``tables.csv`` has it."""
+
+    run: str
+    table: int
+    model: str
+    column: str
+    view: str
+    source: str
+    value: float | None
+    rate: float
+    low: float
+    high: float
+    images: int
+    paper: float | None
+    false_claims: float
+    marks: str
+    seconds: float
+    naive: int
+    executed: int
+    key: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """Rate and interval."""
+        return f"{self.rate:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    @property
+    def surprising(self) -> bool:
+        """Whether the paper's number lies outside the interval and farther off than NEAR."""
+        if self.paper is None:
+            return False
+        return abs(self.rate - self.paper) > NEAR and not self.low <= self.paper <= self.high
+
+
+def read(run: str) -> list[Row]:
+    """Return the cells of a run folder; none where there is no such folder yet."""
+    path = HERE / run / "tables.csv"
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as file:
+        return [_row(run, line) for line in csv.DictReader(file)]
+
+
+def _row(run: str, line: dict[str, str]) -> Row:
+    def number(name: str) -> float | None:
+        return float(line[name]) if line[name] else None
+
+    return Row(
+        run=run,
+        table=int(line["table"]),
+        model=line["model"],
+        column=line["column"],
+        view=line["view"],
+        source=line["source"],
+        value=number("value"),
+        rate=float(line["rate"]),
+        low=float(line["low"]),
+        high=float(line["high"]),
+        images=int(line["images"]),
+        paper=number("paper"),
+        false_claims=float(line["false_claims"]),
+        marks=line["marks"],
+        seconds=float(line["seconds"]),
+        naive=int(line["naive"] or 0),
+        executed=int(line["executed"] or 0),
+        key=tuple(line[name] for name in ("attack", "model", "source", "targeted", "labels")),
+    )
+
+
+def find(data_set: str, **wanted: object) -> Row | None:
+    """Return the cell with these values of the run with the most images."""
+    for run in RUNS[data_set]:
+        for row in CELLS[run]:
+            if all(getattr(row, name) == value for name, value in wanted.items()):
+                return row
+    return None
+
+
+def judged(data_set: str) -> list[verdicts.Verdict]:
+    """Return the evaluations of a data set's classifiers."""
+    runs = (verdicts.read(HERE / run, MODEL_NAMES) for run in RUNS[data_set])
+    return [one for found in runs for one in found]
+
+
+CELLS = {run: read(run) for runs in RUNS.values() for run in runs}
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: int = 1) -> str:
+    """Return a Markdown table; columns from `right` on stand to the right."""
+    rule = ["---" if place < right else "---:" for place in range(len(head))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *rows))
+
+
+def clean() -> str:
+    """Return Table 4: accuracies on the whole test sets."""
+    rows = []
+    for data_set, runs in RUNS.items():
+        facts = next((p for run in runs if (p := HERE / run / "run.json").exists()), None)
+        models = json.loads(facts.read_text(encoding="utf-8"))["models"] if facts else {}
+        for model in MODEL_NAMES:
+            printed = paper.lookup(4, data_set, model, paper.CLEAN)
+            ours = models.get(model, {}).get("accuracy")
+            epochs = models.get(model, {}).get("config", {}).get("epochs")
+            found = ("-", "-", "-") if ours is None else (
+                f"{ours:.4f}", f"{ours - printed:+.3f}", str(epochs)
+            )  # fmt: skip
+            rows.append((NAMES[data_set], model, f"{printed:.3f}", *found))
+    return table(("data set", "classifier", "paper", "ours", "difference", "epochs"), rows, 2)
+
+
+def numbers() -> str:
+    """Return all of the paper's numbers, ours beside them."""
+    lines = ["# The paper's numbers, one by one", "", NUMBERS_LEDE]
+    for data_set in RUNS:
+        left = {(one.model, one.eps): one for one in judged(data_set)}
+        rows = []
+        for number, model, column, value, printed in paper.numbers(data_set):
+            found = find(
+                data_set, table=number, model=model, column=column, value=value, view="paper"
+            )
+            honest = find(
+                data_set, table=number, model=model, value=value, view="class", source="",
+                column=IN_CLASS_VIEW.get(column, column),
+            )  # fmt: skip
+            verdict = left.get((model, value if column in SIGN else None))
+            what = (
+                "clean" if value is None else f"{column}, {paper.grid(number, column)[0]} {value:g}"
+            )
+            rows.append((
+                str(number), model, what, f"{printed:.3f}",
+                found.text if found else "not run",
+                f"{found.rate - printed:+.3f}{' !' * found.surprising}" if found else "",
+                str(found.images) if found else "",
+                (found.marks if found else ""),
+                honest.text if honest else "",
+                f"{verdict.rate.value:.3f}" if verdict and number == 3 else "",
+            ))  # fmt: skip
+        head = ("table", "classifier", "attack", "paper", "ours", "difference", "images", "marks",
+                "class view", "evaluate")  # fmt: skip
+        lines += ["", f"## {NAMES[data_set]}", "", table(head, rows, 3)]
+    return "\n".join(lines) + "\n"
+
+
+SIGN = ("FGSM", "BIM", "MIM", "Madry")
+NUMBERS_LEDE = (
+    "Written by `python results/summary.py` from the run folders. Tables 3, 4 and 6: accuracy; 5 "
+    "and 7: success rate of targeted attacks. Ours in the paper's view, with the Wilson 95% "
+    f"interval; !: farther than {NEAR:g} from the paper, which lies outside the interval. Marks as "
+    "in the reports. Class view: the same budget against the class scores (for FGSM, BIM and MIM: "
+    "PGD on them; for the modified CWL2: CWL2). evaluate: what `fastrobust evaluate` leaves within "
+    "that eps."
+)
+
+
+def agreement() -> str:
+    """Return how many of our numbers are near the paper's, by table and classifier."""
+    rows = []
+    for data_set in RUNS:
+        by_place = defaultdict(list)
+        for number, model, column, value, printed in paper.numbers(data_set):
+            found = find(
+                data_set, table=number, model=model, column=column, value=value, view="paper"
+            )
+            by_place[number, model].append((found, printed))
+        for (number, model), pairs in sorted(by_place.items()):
+            run = [(found, printed) for found, printed in pairs if found]
+            if not run:
+                rows.append((NAMES[data_set], str(number), model, f"0 of {len(pairs)}", "", "", ""))
+                continue
+            near = sum(not found.surprising for found, _ in run)
+            gaps = [found.rate - printed for found, printed in run]
+            rows.append((
+                NAMES[data_set], str(number), model, f"{len(run)} of {len(pairs)}",
+                f"{near}", f"{sum(gaps) / len(gaps):+.2f}", f"{max(gaps, key=abs):+.2f}",
+            ))  # fmt: skip
+    head = ("data set", "table", "classifier", "run", "near", "mean difference", "largest")
+    return table(head, rows, 3)
+
+
+def honest() -> str:
+    """Return what is left of each classifier in the paper's view, the class view, by evaluate."""
+    rows = []
+    for data_set in RUNS:
+        verdict = {(one.model, one.eps): one for one in judged(data_set)}
+        for model in MODEL_NAMES:
+            for eps in (0.1, 0.2):
+                one = verdict.get((model, eps))
+                low, high = one.rate.interval if one else (0, 0)
+                rows.append((
+                    NAMES[data_set], model, f"{eps:g}", least(data_set, model, "paper", eps),
+                    least(data_set, model, "class", eps),
+                    f"{one.rate.value:.3f} [{low:.3f}, {high:.3f}]" if one else "-",
+                    ", ".join(one.failed) or "none" if one else "-",
+                ))  # fmt: skip
+    head = ("data set", "classifier", "eps", "paper's sign attacks, the best one",
+            "PGD on class scores", "evaluate", "failed checks")  # fmt: skip
+    return table(head, rows, 2)
+
+
+def least(data_set: str, model: str, view: str, eps: float) -> str:
+    """Return the least accuracy that an attack of Table 3 with a bound leaves within eps."""
+    found = [
+        row.rate
+        for row in CELLS[RUNS[data_set][0]]
+        if (row.table, row.model, row.view, row.source) == (3, model, view, "")
+        and row.column in (*SIGN, HONEST)
+        and row.value is not None
+        and row.value <= eps
+    ]
+    return f"{min(found):.3f}" if found else "-"
+
+
+def lengths() -> str:
+    """Return Table 8: codewords of other lengths."""
+    rows = []
+    for data_set, runs in RUNS.items():
+        found = [row for run in runs for row in CELLS[run] if row.table == 8]
+        for model in sorted(
+            {row.model for row in found}, key=lambda m: int((m + ":128").split(":")[3])
+        ):
+            own = {}
+            for row in found:
+                if row.model == model:
+                    own.setdefault((row.column, row.view), row)
+            rows.append((
+                NAMES[data_set], model,
+                *(own[place].text if place in own else "-" for place in LENGTH_COLUMNS),
+            ))  # fmt: skip
+    head = ("data set", "classifier", *(f"{name}" for name, _ in LENGTH_COLUMNS))
+    return table(head, rows, 2)
+
+
+LENGTH_COLUMNS = (
+    ("clean", "paper"), ("MIM", "paper"), ("BIM", "paper"), (HONEST, "class"),
+    ("modified CWL2", "paper"),
+)  # fmt: skip
+
+
+def cost() -> str:
+    """Return seconds and evaluations of every run and table, and what 10,000 images would take."""
+    rows, sums = [], defaultdict(float)
+    for data_set, runs in RUNS.items():
+        for run in runs:
+            seen: set[tuple[str, ...]] = set()
+            by_table = defaultdict(list)
+            for row in CELLS[run]:
+                if row.key not in seen:
+                    by_table[row.table].append(row)
+                seen.add(row.key)
+            for number, found in sorted(by_table.items()):
+                seconds = sum(row.seconds for row in found)
+                naive, executed = (sum(getattr(r, n) for r in found) for n in ("naive", "executed"))
+                images = found[0].images
+                attacked = sum(row.images for row in found if row.naive > row.images)
+                scaled = seconds * FULL / images
+                sums["seconds"] += seconds
+                rows.append((
+                    NAMES[data_set], run, "Figure 1" if number == 1 else f"Table {number}",
+                    str(len(found)), str(images), f"{seconds:,.0f}", f"{naive:,}", f"{executed:,}",
+                    f"{attacked / seconds:,.1f}" if seconds else "", f"{scaled / 3600:,.1f} h",
+                ))  # fmt: skip
+            for one in verdicts.read(HERE / run, MODEL_NAMES):
+                sums["seconds"] += one.seconds
+                rows.append((
+                    NAMES[data_set], run, f"evaluate {one.model}, eps {one.eps:g}", "1",
+                    str(one.rate.count), f"{one.seconds:,.0f}", "", f"{one.evaluations:,}",
+                    f"{one.rate.count / one.seconds:,.1f}",
+                    f"{one.seconds * FULL / one.rate.count / 3600:,.1f} h",
+                ))  # fmt: skip
+    rows.append(("in total", "", "", "", "", f"{sums['seconds']:,.0f}", "", "", "", ""))
+    head = ("data set", "run", "part", "cells", "images", "seconds", "evaluations, naive",
+            "executed", "images/s", "for 10,000 images")  # fmt: skip
+    return table(head, rows, 3)
+
+
+BLOCKS = {
+    "clean": clean,
+    "agreement": agreement,
+    "honest": honest,
+    "lengths": lengths,
+    "cost": cost,
+}
+
+
+def main() -> None:
+    """Write both files."""
+    (HERE / "numbers.md").write_text(numbers(), encoding="utf-8")
+    page = HERE / "README.md"
+    text = page.read_text(encoding="utf-8")
+    for name, make in BLOCKS.items():
+        block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        if not block.search(text):
+            raise ValueError(f"{page} must have a block {name}, got none")
+        text = block.sub(lambda m, make=make: f"{m[1]}{make()}\n{m[2]}", text)
+    page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
