@@ -12,6 +12,7 @@ from fastrobust.ops.decode import decode, decode_ref
 from fastrobust.ops.deepfool import deepfool_ref_, launch_deepfool
 from fastrobust.ops.head import head_ref, launch_head, tanh_mse, tanh_mse_ref
 from fastrobust.ops.lbfgs import launch_lbfgs, lbfgs_direction_ref
+from fastrobust.ops.square import launch_square, square_ref_
 from fastrobust.ops.start import launch_start, random_start_ref_
 from fastrobust.ops.step import launch_step, step_ref_
 
@@ -125,7 +126,11 @@ def other_cases(rows: int, device: torch.device) -> list[Case]:
     """Decoding, the training loss and random starts."""
     u, codes = _units(rows, device), _units(CLASSES, device)
     x0 = torch.rand(rows, 3, 32, 32, device=device)
-    start = (torch.empty_like(x0), x0, "linf", EPS, 1, torch.arange(rows, device=device), 0)
+    index = torch.arange(rows, device=device)
+    start = (torch.empty_like(x0), x0, "linf", EPS, 1, index, 0)
+    sides = torch.full((rows, 2), 4, device=device)
+    better = index % 8 == 0  # about as often as a search finds something
+    square = (x0.clone(), x0.clone(), x0, better, sides, EPS, 1, index, index)
     return [
         Case(
             "decode", rows, lambda: decode(u, codes), lambda: decode_ref(u, codes), None, u.nbytes
@@ -138,6 +143,14 @@ def other_cases(rows: int, device: torch.device) -> list[Case]:
             lambda: random_start_ref_(*start),
             None,
             2 * x0.nbytes,
+        ),
+        Case(
+            "square_",
+            rows,
+            lambda: launch_square(*square),
+            lambda: square_ref_(*square),
+            None,
+            3 * x0.nbytes,
         ),
     ]
 

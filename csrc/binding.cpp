@@ -12,6 +12,7 @@
 #include "deepfool.h"
 #include "head.h"
 #include "lbfgs.h"
+#include "square.h"
 #include "start.h"
 #include "step.h"
 
@@ -213,6 +214,45 @@ void random_start_(Tensor x, Tensor x0, const string& norm, Number eps, uint64_t
   });
 }
 
+void square_(Tensor x, Tensor held, Tensor x0, Tensor better, Tensor sides, Number eps,
+             uint64_t seed, Tensor index, Tensor query, optional<double> lo, optional<double> hi) {
+  require_floating(x, "x");
+  require<py::value_error>(x.dim() >= 2, "x must have shape (N, ...), got ", x.sizes());
+  prepare_in_place(x, "x");
+  prepare_in_place(held, "held");
+  require_shape(held, "held", x.sizes());
+  require_shape(x0, "x0", x.sizes());
+  input(held, "held", x, "x");
+  x0 = input(x0, "x0", x, "x");
+  // Vectors are lines of pixels; whatever stands before the lines are channels.
+  const int64_t N = x.size(0), W = x.size(-1), H = x.dim() > 2 ? x.size(-2) : 1;
+  better = input_flags(better, "better", N, x);
+  require_shape(sides, "sides", {N, 2});
+  sides = input_int64(sides.flatten(), "sides", 2 * N, x, "x");
+  index = input_int64(index, "index", N, x, "x");
+  query = input_int64(query, "query", N, x, "x");
+  for (int64_t i = 0; sides.is_cpu() && i < N; ++i) {
+    const int64_t *side = in<int64_t>(sides) + 2 * i, number = in<int64_t>(query)[i];
+    require<py::value_error>(side[0] >= 1 && side[0] <= H && side[1] >= 1 && side[1] <= W,
+                             "sides must lie within 1x1 and ", H, "x", W, ", got ", side[0], "x",
+                             side[1], " in row ", i);
+    require<py::value_error>(number >= 0 && number < INT64_C(0x80000000),
+                             "query must lie in [0, 2^31), got ", number, " in row ", i);
+  }
+  if (x.numel() == 0) return;
+  require_apart(x, "x", held, "held");
+  require_apart(x, "x", x0, "x0");
+  require_apart(held, "held", x0, "x0");
+  const int64_t n = x.numel() / N;
+  with_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    run(SquareArgs<T>{out<T>(x), out<T>(held), in<T>(x0), in<bool>(better), in<int64_t>(sides),
+                      in<int64_t>(index), in<int64_t>(query), per_row<T>(eps, "eps", x),
+                      make_box<T>(lo, hi), seed, N, n, n / (H * W), H, W},
+        x, 2 * n);
+  });
+}
+
 void deepfool_(Tensor x, Tensor r, Tensor x0, Tensor slopes, Tensor gaps, optional<Tensor> live,
                Tensor moved, optional<double> lo, optional<double> hi) {
   require_floating(x, "x");
@@ -361,6 +401,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("deepfool_",       &deepfool_,       Free(), "one step of DeepFool in place");
   m.def("lbfgs_direction", &lbfgs_direction, Free(), "a quasi-Newton direction inside a box");
   m.def("random_start_",   &random_start_,   Free(), "a random point of each eps-ball, in place");
+  m.def("square_",         &square_,         Free(), "one proposal of a random search, in place");
   m.def("conv_spectrum",   &conv_spectrum,   Free(), "singular values of convolutions at all frequencies");
   m.def("facts",           &facts,                   "what this extension was built with");
   // clang-format on

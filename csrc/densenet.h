@@ -38,12 +38,15 @@ struct Plane {
 
   Plane(int64_t height, int64_t width, int64_t images)
       : height(height), width(width), images(images), pitch(width + 1) {
-    span = round_up((images * (height + 1) - 1) * pitch, 16);
+    span = reach(images);
     lead = round_up(pitch + 1, 16);
     stride = lead + span + lead;
     stride += stride / 16 % 2 == 0 ? 16 : 0;  // even: planes would compete for cache sets
     packed = span + (span / 16 % 2 == 0 ? 16 : 0);
   }
+
+  // Of `span` what holds the first `count` images.
+  int64_t reach(int64_t count) const { return round_up((count * (height + 1) - 1) * pitch, 16); }
 
   int64_t at(int64_t image, int64_t y) const { return (image * (height + 1) + y) * pitch; }
 

@@ -116,14 +116,19 @@ struct LayerBackward {
 template <typename Unit>
 class Pass {
  public:
-  Pass(const DenseNetArgs& args, float* scratch, float* state)
-      : plan_(*args.plan), weights_(args.weights), s_(plan_, scratch), state_(state) {}
+  // Of `count` images: the last group may have fewer than the plan has room for.
+  Pass(const DenseNetArgs& args, float* scratch, float* state, int64_t count)
+      : plan_(*args.plan),
+        weights_(args.weights),
+        s_(plan_, scratch),
+        state_(state),
+        count_(count) {}
 
   // Images x [count, C, H, W] to outputs z [count, d]; the state is what `backward` needs.
-  void forward(const float* x, float* z, int64_t count, bool save) {
+  void forward(const float* x, float* z, bool save) {
     const DenseBlock& first = plan_.blocks[0];
-    lay_out(x, count);
-    sweep(first.plane.span,
+    lay_out(x);
+    sweep(first.plane.reach(count_),
           Convolve<9, float>{plan_.stem, weights_, s_.input + first.plane.lead, first.plane.stride,
                              first.plane.pitch, state_ + first.x, first.plane.packed});
     for (size_t b = 0; b < plan_.blocks.size(); ++b) {
@@ -132,32 +137,33 @@ class Pass {
       if (block.transition.out == 0) break;
       const DenseBlock& next = plan_.blocks[b + 1];
       pool(block, next.plane);
-      sweep(next.plane.span,
+      sweep(next.plane.reach(count_),
             Convolve<1, float>{block.transition, weights_, s_.pooled, next.plane.packed, 0,
                                state_ + next.x, next.plane.packed});
     }
-    classify(z, count);
+    classify(z);
   }
 
   // Gradient [count, C, H, W] by the images of what has the gradient dz [count, d] by the outputs.
-  void backward(const float* dz, float* grad, int64_t count) {
-    declassify(dz, count);
+  void backward(const float* dz, float* grad) {
+    declassify(dz);
     for (int64_t b = plan_.blocks.size() - 1; b >= 0; --b) {
       const DenseBlock& block = plan_.blocks[b];
       if (block.transition.out > 0) {
         const Plane& next = plan_.blocks[b + 1].plane;
-        sweep(next.span, Convolve<1, float>{block.transition, weights_, s_.gradient + next.lead,
-                                            next.stride, 0, s_.pooled, next.packed, true});
+        sweep(next.reach(count_),
+              Convolve<1, float>{block.transition, weights_, s_.gradient + next.lead, next.stride,
+                                 0, s_.pooled, next.packed, true});
         unpool(block, next);
       }
       for (int64_t i = block.layers.size() - 1; i >= 0; --i) descend(block, block.layers[i]);
     }
     const Plane& plane = plan_.blocks[0].plane;
-    sweep(plane.span,
+    sweep(plane.reach(count_),
           Convolve<9, float>{plan_.stem, weights_, s_.gradient + plane.lead, plane.stride,
                              plane.pitch, s_.input + plane.lead, plane.stride, true});
     const int64_t C = plan_.shape.in_channels, H = plane.height, W = plane.width;
-    for (int64_t i = 0; i < count; ++i)
+    for (int64_t i = 0; i < count_; ++i)
       for (int64_t c = 0; c < C; ++c)
         for (int64_t y = 0; y < H; ++y)
           std::memcpy(grad + ((i * C + c) * H + y) * W,
@@ -165,11 +171,11 @@ class Pass {
   }
 
  private:
-  void lay_out(const float* x, int64_t count) {
+  void lay_out(const float* x) {
     const Plane& plane = plan_.blocks[0].plane;
     const int64_t C = plan_.shape.in_channels, H = plane.height, W = plane.width;
     std::memset(s_.input, 0, C * plane.stride * sizeof(float));
-    for (int64_t i = 0; i < count; ++i)
+    for (int64_t i = 0; i < count_; ++i)
       for (int64_t c = 0; c < C; ++c)
         for (int64_t y = 0; y < H; ++y)
           std::memcpy(s_.input + c * plane.stride + plane.lead + plane.at(i, y),
@@ -188,12 +194,13 @@ class Pass {
     hidden += plane.lead;
     for (const DenseLayer& layer : block.layers) {
       if (layer.squeeze.out > 0)
-        sweep(plane.span, SqueezeForward<Unit>{plan_, block, layer, weights_, x, s_.strip, hidden,
-                                               save ? mask(layer) : nullptr});
+        sweep(plane.reach(count_), SqueezeForward<Unit>{plan_, block, layer, weights_, x, s_.strip,
+                                                        hidden, save ? mask(layer) : nullptr});
       else
-        sweep(plane.span, NormaliseForward<Unit>{block, layer, weights_, x, hidden});
-      sweep(plane.span, Convolve<9, Unit>{layer.grow, weights_, hidden, plane.stride, plane.pitch,
-                                          x + layer.channels * plane.packed, plane.packed});
+        sweep(plane.reach(count_), NormaliseForward<Unit>{block, layer, weights_, x, hidden});
+      sweep(plane.reach(count_),
+            Convolve<9, Unit>{layer.grow, weights_, hidden, plane.stride, plane.pitch,
+                              x + layer.channels * plane.packed, plane.packed});
     }
   }
 
@@ -212,7 +219,7 @@ class Pass {
         }
       appended = pairs;
     }
-    sweep(plane.span,
+    sweep(plane.reach(count_),
           LayerBackward<Unit>{block, layer, weights_, state_ + block.x, appended + plane.lead,
                               s_.gradient + plane.lead, s_.strip, mask(layer)});
   }
@@ -224,7 +231,7 @@ class Pass {
     for (int64_t c = 0; c < block.channels; ++c) {
       const float* x = state_ + block.x + c * plane.packed;
       float* out = s_.pooled + c * next.packed;
-      for (int64_t i = 0; i < plane.images; ++i)
+      for (int64_t i = 0; i < count_; ++i)
         for (int64_t y = 0; y < next.height; ++y) {
           const float* upper = x + plane.at(i, 2 * y);
           for (int64_t j = 0; j < plane.width; j += Lanes::kWidth)
@@ -247,7 +254,7 @@ class Pass {
       const float* x = state_ + block.x + c * plane.packed;
       float* to = s_.gradient + c * plane.stride;
       std::memset(to, 0, plane.stride * sizeof(float));
-      for (int64_t i = 0; i < plane.images; ++i)
+      for (int64_t i = 0; i < count_; ++i)
         for (int64_t y = 0; y < 2 * next.height; ++y) {
           const float* from = s_.pooled + c * next.packed + next.at(i, y / 2);
           if (y % 2 == 0)
@@ -269,12 +276,12 @@ class Pass {
   }
 
   // Norm, ReLU, mean over the pixels, linear layer: in float32 whatever the operands before.
-  void classify(float* z, int64_t count) {
+  void classify(float* z) {
     const DenseBlock& block = plan_.last();
     const Plane& plane = block.plane;
     const int64_t d = plan_.shape.outputs;
     const float *scale = weights_ + block.norm.scale, *shift = weights_ + block.norm.shift;
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count_; ++i) {
       float* out = z + i * d;
       std::memcpy(out, weights_ + plan_.linear_bias, d * sizeof(float));
       for (int64_t c = 0; c < block.channels; ++c) {
@@ -292,14 +299,14 @@ class Pass {
     }
   }
 
-  void declassify(const float* dz, int64_t count) {
+  void declassify(const float* dz) {
     const DenseBlock& block = plan_.last();
     const Plane& plane = block.plane;
     const int64_t d = plan_.shape.outputs, C = block.channels;
     const float *scale = weights_ + block.norm.scale, *shift = weights_ + block.norm.shift;
     std::memset(s_.gradient, 0, C * plane.stride * sizeof(float));
     std::memset(s_.row, 0, (plane.width + 16) * sizeof(float));
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count_; ++i) {
       std::memset(s_.features, 0, C * sizeof(float));
       for (int64_t o = 0; o < d; ++o) {
         const float* w = weights_ + plan_.linear_back + o * C;
@@ -322,6 +329,7 @@ class Pass {
   const float* weights_;
   const Scratch s_;
   float* state_;
+  const int64_t count_;
 };
 
 // Groups of images [begin, end); forward where z is given, backward where dz is.
@@ -334,9 +342,9 @@ void run_groups(const DenseNetArgs& a, int64_t begin, int64_t end, float* scratc
     const int64_t first = group * plan.images;
     const int64_t count = a.N - first < plan.images ? a.N - first : plan.images;
     float* own = a.state ? a.state + group * plan.state_size : scratch + Scratch::size(plan);
-    Pass<Unit> pass(a, scratch, own);
-    if (a.z) pass.forward(a.x + first * size, a.z + first * d, count, a.state || a.dz);
-    if (a.dz) pass.backward(a.dz + first * d, a.grad + first * size, count);
+    Pass<Unit> pass(a, scratch, own, count);
+    if (a.z) pass.forward(a.x + first * size, a.z + first * d, a.state || a.dz);
+    if (a.dz) pass.backward(a.dz + first * d, a.grad + first * size);
   }
 }
 

@@ -11,6 +11,7 @@
 #include "../deepfool.h"
 #include "../head.h"
 #include "../lbfgs.h"
+#include "../square.h"
 #include "../start.h"
 #include "../step.h"
 
@@ -37,6 +38,7 @@ struct Samples {
   std::vector<int64_t> count{0, 7, 10, 19, 3, 0, 0, 1, 2, 3};
   bool flag[4 * N] = {false, true, false, true};
   bool live[N] = {false, true, true, true, true}, moved[N] = {};
+  std::vector<int64_t> sides{1, 1, 10, 15, 4, 4, 1, 15, 3, 2};
   std::vector<int64_t> y{0, 9, 3, 3, 7}, index = std::vector<int64_t>(N);
 
   static std::vector<T> random(int64_t count, T scale) {
@@ -121,6 +123,25 @@ struct Samples {
             norm,     N,         n};
   }
 
+  // Images of 2x10x15 pixels, not all of them inside their balls; the window of one is all of it.
+  SquareArgs<T> square() {
+    return {x.data(),
+            momentum.data(),
+            x0.data(),
+            live,
+            sides.data(),
+            y.data(),
+            y.data(),
+            {nullptr, T(0.3)},
+            {-1, 1},
+            42,
+            N,
+            n,
+            2,
+            10,
+            15};
+  }
+
   // The first row stays where it is; gaps are any numbers.
   DeepFoolArgs<T> deepfool() {
     return {
@@ -164,6 +185,7 @@ struct Samples {
     f(deepfool());
     for (Norm norm : {Norm::kLinf, Norm::kL2}) f(start(norm));
     f(lbfgs());
+    f(square());
     f(conv_spectrum());
   }
 

@@ -81,6 +81,17 @@ void compare(double tolerance) {
     CHECK(worst_gap(gpu.x, start.x, s.N * s.n) <= (norm == Norm::kLinf ? 0 : tolerance));
   }
 
+  auto square = s.square(), square_gpu = square;
+  square_gpu.x = shared_copy(s.x), square_gpu.held = shared_copy(s.momentum);
+  square_gpu.x0 = shared_copy(s.x0), square_gpu.sides = shared_copy(s.sides);
+  square_gpu.index = shared_copy(s.y), square_gpu.query = square_gpu.index;
+  const auto better = shared_copy(std::vector<char>(s.live, s.live + s.N));
+  square_gpu.better = reinterpret_cast<bool*>(better);
+  cpu_rows(square, 0, square.N);
+  CHECK(cuda_rows(square_gpu, nullptr) == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess);
+  CHECK(worst_gap(square_gpu.x, square.x, s.N * s.n) == 0);
+  CHECK(worst_gap(square_gpu.held, square.held, s.N * s.n) == 0);
+
   auto lbfgs = s.lbfgs(), gpu = lbfgs;
   gpu.s = shared_copy(s.shifts), gpu.y = shared_copy(s.bends), gpu.pairs = shared_copy(s.y);
   gpu.rho = shared_copy(s.rho);

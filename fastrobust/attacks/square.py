@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ..engine import Answer, Oracle
 from ..objectives import Loss
+from ..ops.square import launch_square
 from ..ops.start import launch_start
 from ..ops.step import launch_step
 from .base import Attack
-from .projections import length
 from .state import Rows, State, beside, counters
 from .windows import Windows, bumps, sides, tiled_bumps, tiles, windows
 
@@ -122,11 +122,10 @@ class Square(Attack[SquareState]):
         counts = live & answer.valid
         hit = counts & state.hit(answer.decision)
         better = hit | (counts & (loss > state.held_loss))
-        torch.where(beside(better, state.x), state.x, state.held, out=state.held)
         state.held_loss = torch.where(better, loss, state.held_loss)
         state.won |= hit
         state.iteration += live
-        self._propose(state)
+        self._propose(state, better)
         if self.restarts > 1:
             spent = live & ~state.won & (state.iteration >= self.queries)
             again = (spent & (state.run + 1 < self.restarts)).nonzero().flatten()
@@ -188,32 +187,29 @@ class Square(Attack[SquareState]):
             change = tiled_bumps(draw[..., 0] < 0, _signs(draw[..., 1:]), height, width)
         self._move(state, state.x0, change, state.eps)
 
-    def _propose(self, state: SquareState) -> None:
-        """Put x to what is held, but for a square or two."""
+    def _propose(self, state: SquareState, better: Tensor) -> None:
+        """Hold x where it is better, and put it to what is held, but for a square or two."""
         assert state.eps is not None
         _, channels, height, width = planes(state.x0).shape
-        sizes = _sizes(self.queries, self.p_init, height, width, self.norm == "l2", state.x.device)[
-            state.iteration - 1
-        ]
+        table = _sizes(self.queries, self.p_init, height, width, self.norm == "l2", state.x.device)
+        sizes = table[state.iteration - 1]
+        if self.norm == "linf":
+            lo, hi = self.clip or (None, None)
+            launch_square(
+                state.x, state.held, state.x0, better, sizes, state.eps, state.seed, state.index,
+                self._query(state), lo, hi,
+            )  # fmt: skip
+            return
+        torch.where(beside(better, state.x), state.x, state.held, out=state.held)
         tall, wide = sizes[:, 0], sizes[:, 1]
         draw = self._draw(state, 5 + channels)
         corner = (draw[:, :4] + 1) / 2
         first = windows(tall, wide, corner[:, :2], height, width)
+        second = windows(tall, wide, corner[:, 2:], height, width)
         signs = _signs(draw[:, 5:])[:, :, None, None]
-        if self.norm == "l2":
-            second = windows(tall, wide, corner[:, 2:], height, width)
-            change = planes(state.held - state.x0)
-            change = _with_bumps(change, first, second, draw[:, 4] < 0, signs, state.eps)
-            self._move(state, state.x0, change, state.eps)
-            return
-        square = signs * first.mask
-        self._move(state, state.held, square, 2 * state.eps)
-        # A pixel that goes from one end to the other goes this far, wherever the box cuts the ball.
-        far = state.eps if self.clip is None else state.eps.clamp(max=self.clip[1] - self.clip[0])
-        same = length(state.x - state.held, "linf") < far / 2
-        if state.x.is_cuda or same.any():
-            square = torch.where(beside(same, square), -square, square)
-            self._move(state, state.held, square, 2 * state.eps)
+        change = planes(state.held - state.x0)
+        change = _with_bumps(change, first, second, draw[:, 4] < 0, signs, state.eps)
+        self._move(state, state.x0, change, state.eps)
 
     def _move(self, state: SquareState, start: Tensor, change: Tensor, size: Tensor) -> None:
         """Put x to `start` moved by the change, (N, C, H, W), and back into ball and box.
@@ -229,10 +225,14 @@ class Square(Attack[SquareState]):
 
     def _draw(self, state: SquareState, count: int) -> Tensor:
         """Random numbers (N, count) of [-1, 1), keyed by seed, image, run and query."""
-        query = state.run * self.queries + state.iteration
         centre = state.x0.new_zeros(len(state), count)
         draw = torch.empty_like(centre)
+        query = self._query(state)
         return launch_start(draw, centre, "linf", 1.0, state.seed, state.index, query)
+
+    def _query(self, state: SquareState) -> Tensor:
+        """Number of the image that is asked about next, over all runs."""
+        return state.run * self.queries + state.iteration
 
 
 def _with_bumps(

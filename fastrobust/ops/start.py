@@ -60,7 +60,7 @@ def random_start_(
     rows = eps if isinstance(eps, Tensor) else x.new_full(x.shape[:1], eps)
     if not isinstance(restart, Tensor):
         restart = torch.full(x.shape[:1], restart, device=x.device)
-    _random_start(x, x0, norm, rows, _signed(seed), index, restart, lo, hi)
+    _random_start(x, x0, norm, rows, signed_seed(seed), index, restart, lo, hi)
     return x
 
 
@@ -106,7 +106,7 @@ def launch_start(
     hi: float | None = None,
 ) -> Tensor:
     """Call the kernel without PyTorch's dispatcher: as :func:`random_start_`, for inner loops."""
-    _signed(seed)
+    signed_seed(seed)
     kernels.random_start_(x, x0, norm, eps, seed, index, restart, lo, hi)
     return x
 
@@ -146,7 +146,7 @@ def random_start_ref_(
     return x.copy_(start.clamp(lo, hi).view_as(x))
 
 
-def _signed(seed: int) -> int:
+def signed_seed(seed: int) -> int:
     """Return a checked seed as the signed 64-bit integer that a registered op takes."""
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must lie in [0, 2^64), got {seed}")
