@@ -65,13 +65,13 @@ def no_projection(patch):
 
 
 def no_projection_of_square(patch):
-    """Lets squares change pixels again and again, in no ball."""
-    real = square.launch_step
+    """Lets squares change pixels in a ball of twice the size."""
+    real = square.launch_square
 
-    def free(x, x0, grad, momentum, kind, eps, *rest):
-        return real(x, x0, grad, momentum, kind, 2 * eps, *rest)
+    def free(x, held, x0, better, sides, eps, *rest):
+        return real(x, held, x0, better, sides, 2 * eps, *rest)
 
-    patch.setattr(square, "launch_step", free)
+    patch.setattr(square, "launch_square", free)
 
 
 def last_iterate_dropped(patch):
