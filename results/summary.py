@@ -6,121 +6,22 @@ Of every number of the paper the run with the most images counts. Blocks of ``RE
 ``<!-- NAME -->`` and ``<!-- /NAME -->`` are replaced, everything else stays.
 """
 
-import csv
 import json
 import re
 from collections import defaultdict
-from dataclasses import dataclass
-from pathlib import Path
+
+from cells import CELLS, HERE, NAMES, NEAR, RUNS, find, judged
 
 from fastrobust import paper, verdicts
 from fastrobust.columns import HONEST
 from fastrobust.recipes import MODEL_NAMES
 
-HERE = Path(__file__).parent
-# Per data set the run folders, from the one with the most images to the one with the fewest.
-RUNS = {
-    "mnist": ("mnist-500", "mnist"),
-    "fashion_mnist": ("fashion_mnist-500", "fashion_mnist"),
-    "cifar10": ("cifar10",),
-}
-NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10 (JPEG copy)"}
-NEAR = 0.1  # a gap to the paper that is no surprise
 FULL = 10_000  # test images of each data set
 # What the class view has in place of an attack of the paper's; its own name otherwise.
 IN_CLASS_VIEW = {
     **dict.fromkeys(("FGSM", "BIM", "MIM"), HONEST),
     "modified CWL2": "CWL2",
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """A measured cell, as a line of ``tables.csv`` has it."""
-
-    run: str
-    table: int
-    model: str
-    column: str
-    view: str
-    source: str
-    value: float | None
-    rate: float
-    low: float
-    high: float
-    images: int
-    paper: float | None
-    false_claims: float
-    marks: str
-    seconds: float
-    naive: int
-    executed: int
-    key: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        """Rate and interval."""
-        return f"{self.rate:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-    @property
-    def surprising(self) -> bool:
-        """Whether the paper's number lies outside the interval and farther off than NEAR."""
-        if self.paper is None:
-            return False
-        return abs(self.rate - self.paper) > NEAR and not self.low <= self.paper <= self.high
-
-
-def read(run: str) -> list[Row]:
-    """Return the cells of a run folder; none where there is no such folder yet."""
-    path = HERE / run / "tables.csv"
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8") as file:
-        return [_row(run, line) for line in csv.DictReader(file)]
-
-
-def _row(run: str, line: dict[str, str]) -> Row:
-    def number(name: str) -> float | None:
-        return float(line[name]) if line[name] else None
-
-    return Row(
-        run=run,
-        table=int(line["table"]),
-        model=line["model"],
-        column=line["column"],
-        view=line["view"],
-        source=line["source"],
-        value=number("value"),
-        rate=float(line["rate"]),
-        low=float(line["low"]),
-        high=float(line["high"]),
-        images=int(line["images"]),
-        paper=number("paper"),
-        false_claims=float(line["false_claims"]),
-        marks=line["marks"],
-        seconds=float(line["seconds"]),
-        naive=int(line["naive"] or 0),
-        executed=int(line["executed"] or 0),
-        key=tuple(line[name] for name in ("attack", "model", "source", "targeted", "labels")),
-    )
-
-
-def find(data_set: str, **wanted: object) -> Row | None:
-    """Return the cell with these values of the run with the most images."""
-    for run in RUNS[data_set]:
-        for row in CELLS[run]:
-            if all(getattr(row, name) == value for name, value in wanted.items()):
-                return row
-    return None
-
-
-def judged(data_set: str) -> list[verdicts.Verdict]:
-    """Return the evaluations of a data set's classifiers."""
-    runs = (verdicts.read(HERE / run, MODEL_NAMES) for run in RUNS[data_set])
-    return [one for found in runs for one in found]
-
-
-CELLS = {run: read(run) for runs in RUNS.values() for run in runs}
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: int = 1) -> str:
