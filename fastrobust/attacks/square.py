@@ -136,8 +136,8 @@ class Square(Attack[SquareState]):
 
     def done(self, state: SquareState) -> Tensor:
         """All queries of the last run spent, or a success."""
-        spent = (state.iteration >= self.queries) & (state.run + 1 >= self.restarts)
-        return spent | state.won | state.invalid
+        # Of the last run: a row that has another one before it begins it as soon as one is spent.
+        return (state.iteration >= self.queries) | state.won | state.invalid
 
     def verdict(self, network: Oracle, state: SquareState) -> Tensor:
         """Return the success, else the image of the highest loss."""
