@@ -12,7 +12,7 @@ from fastrobust.ops.decode import decode, decode_ref
 from fastrobust.ops.deepfool import deepfool_ref_, launch_deepfool
 from fastrobust.ops.head import head_ref, launch_head, tanh_mse, tanh_mse_ref
 from fastrobust.ops.lbfgs import launch_lbfgs, lbfgs_direction_ref
-from fastrobust.ops.square import launch_square, square_ref_
+from fastrobust.ops.square import SquareRows, launch_square, square_ref_
 from fastrobust.ops.start import launch_start, random_start_ref_
 from fastrobust.ops.step import launch_step, step_ref_
 
@@ -128,9 +128,6 @@ def other_cases(rows: int, device: torch.device) -> list[Case]:
     x0 = torch.rand(rows, 3, 32, 32, device=device)
     index = torch.arange(rows, device=device)
     start = (torch.empty_like(x0), x0, "linf", EPS, 1, index, 0)
-    sides = torch.full((rows, 2), 4, device=device)
-    better = index % 8 == 0  # about as often as a search finds something
-    square = (x0.clone(), x0.clone(), x0, better, sides, EPS, 1, index, index)
     return [
         Case(
             "decode", rows, lambda: decode(u, codes), lambda: decode_ref(u, codes), None, u.nbytes
@@ -144,21 +141,13 @@ def other_cases(rows: int, device: torch.device) -> list[Case]:
             None,
             2 * x0.nbytes,
         ),
-        Case(
-            "square_",
-            rows,
-            lambda: launch_square(*square),
-            lambda: square_ref_(*square),
-            None,
-            3 * x0.nbytes,
-        ),
     ]
 
 
 def search_cases(rows: int, device: torch.device) -> list[Case]:
     """Steps of the attacks that search, on 3 x 32 x 32 images."""
     x0 = torch.rand(rows, 3, 32, 32, device=device)
-    return [_cw_case(x0), _deepfool_case(x0), _lbfgs_case(x0)]
+    return [_cw_case(x0), _deepfool_case(x0), _lbfgs_case(x0), _square_case(x0)]
 
 
 def _cw_case(x0: Tensor) -> Case:
@@ -212,6 +201,28 @@ def _lbfgs_case(x: Tensor) -> Case:
         lambda: lbfgs_direction_ref(*call),
         None,
         (2 * HISTORY + 3) * x.nbytes,
+    )
+
+
+def _square_case(x0: Tensor) -> Case:
+    """A step of Square with windows of 4x4 pixels; about as often as in a search x is held."""
+    rows, device = len(x0), x0.device
+    ours = SquareRows.fresh(x0, x0.new_full((rows,), EPS))
+    yes, sides = torch.ones(rows, dtype=torch.bool, device=device), torch.tensor([[4, 4]] * 2)
+    better = torch.where(torch.arange(rows, device=device) % 8 == 0, 0.0, -torch.inf).double()
+    call = (ours, better, ~yes, yes, yes, sides.to(device))
+
+    def begun() -> None:
+        ours.iteration.zero_()
+        ours.held_loss.fill_(-1)
+
+    return Case(
+        "square_",
+        rows,
+        lambda: (begun(), launch_square(*call)),
+        lambda: (begun(), square_ref_(*call)),
+        None,
+        3 * x0.nbytes,
     )
 
 

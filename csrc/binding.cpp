@@ -140,14 +140,7 @@ void cw_step_(Tensor x, Tensor w, Tensor m, Tensor v, Tensor origin, Tensor best
   const int64_t N = x.size(0);
   const at::IntArrayRef row(&N, 1);
   const auto written = [&](at::IntArrayRef shape, at::ScalarType type, auto... named) {
-    const auto check = [&](const Tensor& t, const char* name) {
-      require<py::type_error>(t.scalar_type() == type, name, " must be ", dtype_name(type),
-                              ", got ", dtype(t));
-      require_shape(t, name, shape);
-      require_on(t, name, x, "x");
-      prepare_in_place(t, name);
-    };
-    (check(*named.first, named.second), ...);
+    (output(*named.first, named.second, type, shape, x), ...);
   };
   using Named = std::pair<const Tensor*, const char*>;
   written(x.sizes(), x.scalar_type(), Named(&x, "x"), Named(&w, "w"), Named(&m, "m"),
@@ -214,30 +207,43 @@ void random_start_(Tensor x, Tensor x0, const string& norm, Number eps, uint64_t
   });
 }
 
-void square_(Tensor x, Tensor held, Tensor x0, Tensor better, Tensor sides, Number eps,
-             uint64_t seed, Tensor index, Tensor query, optional<double> lo, optional<double> hi) {
+void square_(Tensor x, Tensor held, Tensor held_loss, Tensor won, Tensor iteration, Tensor x0,
+             Tensor loss, Tensor hit, Tensor valid, Tensor live, Tensor sides, Number eps,
+             uint64_t seed, Tensor index, Tensor run_number, optional<double> lo,
+             optional<double> hi) {
   require_floating(x, "x");
   require<py::value_error>(x.dim() >= 2, "x must have shape (N, ...), got ", x.sizes());
-  prepare_in_place(x, "x");
-  prepare_in_place(held, "held");
-  require_shape(held, "held", x.sizes());
-  require_shape(x0, "x0", x.sizes());
-  input(held, "held", x, "x");
-  x0 = input(x0, "x0", x, "x");
   // Vectors are lines of pixels; whatever stands before the lines are channels.
   const int64_t N = x.size(0), W = x.size(-1), H = x.dim() > 2 ? x.size(-2) : 1;
-  better = input_flags(better, "better", N, x);
-  require_shape(sides, "sides", {N, 2});
-  sides = input_int64(sides.flatten(), "sides", 2 * N, x, "x");
+  prepare_in_place(x, "x");
+  output(held, "held", x.scalar_type(), x.sizes(), x);
+  output(held_loss, "held_loss", at::kDouble, {N}, x);
+  output(won, "won", at::kBool, {N}, x);
+  output(iteration, "iteration", at::kLong, {N}, x);
+  require_shape(x0, "x0", x.sizes());
+  x0 = input(x0, "x0", x, "x");
+  require_shape(loss, "loss", {N});
+  loss = input(loss, "loss", held_loss, "held_loss");
+  hit = input_flags(hit, "hit", N, x);
+  valid = input_flags(valid, "valid", N, x);
+  live = input_flags(live, "live", N, x);
+  require_matrix(sides, "sides", "(Q, 2)");
+  const int64_t Q = sides.size(0);
+  require_shape(sides, "sides", {Q, 2});
+  sides = input_int64(sides.flatten(), "sides", 2 * Q, x, "x");
   index = input_int64(index, "index", N, x, "x");
-  query = input_int64(query, "query", N, x, "x");
-  for (int64_t i = 0; sides.is_cpu() && i < N; ++i) {
-    const int64_t *side = in<int64_t>(sides) + 2 * i, number = in<int64_t>(query)[i];
+  run_number = input_int64(run_number, "run", N, x, "x");
+  for (int64_t i = 0; x.is_cpu() && i < N; ++i) {
+    if (!in<bool>(live)[i]) continue;
+    const int64_t asked = in<int64_t>(iteration)[i], before = in<int64_t>(run_number)[i];
+    require<py::value_error>(asked >= 0 && asked < Q, "iteration must lie in [0, ", Q,
+                             ") in live rows, got ", asked, " in row ", i);
+    require<py::value_error>(before >= 0 && before < INT64_C(0x7fffffff) / Q,
+                             "run must lie in [0, 2^31 / ", Q, "), got ", before, " in row ", i);
+    const int64_t* side = in<int64_t>(sides) + 2 * asked;
     require<py::value_error>(side[0] >= 1 && side[0] <= H && side[1] >= 1 && side[1] <= W,
                              "sides must lie within 1x1 and ", H, "x", W, ", got ", side[0], "x",
-                             side[1], " in row ", i);
-    require<py::value_error>(number >= 0 && number < INT64_C(0x80000000),
-                             "query must lie in [0, 2^31), got ", number, " in row ", i);
+                             side[1], " in row ", asked);
   }
   if (x.numel() == 0) return;
   require_apart(x, "x", held, "held");
@@ -246,9 +252,28 @@ void square_(Tensor x, Tensor held, Tensor x0, Tensor better, Tensor sides, Numb
   const int64_t n = x.numel() / N;
   with_type(x, [&](auto zero) {
     using T = decltype(zero);
-    run(SquareArgs<T>{out<T>(x), out<T>(held), in<T>(x0), in<bool>(better), in<int64_t>(sides),
-                      in<int64_t>(index), in<int64_t>(query), per_row<T>(eps, "eps", x),
-                      make_box<T>(lo, hi), seed, N, n, n / (H * W), H, W},
+    run(SquareArgs<T>{out<T>(x),
+                      out<T>(held),
+                      out<double>(held_loss),
+                      out<bool>(won),
+                      out<int64_t>(iteration),
+                      in<T>(x0),
+                      in<double>(loss),
+                      in<bool>(hit),
+                      in<bool>(valid),
+                      in<bool>(live),
+                      in<int64_t>(sides),
+                      in<int64_t>(index),
+                      in<int64_t>(run_number),
+                      per_row<T>(eps, "eps", x),
+                      make_box<T>(lo, hi),
+                      seed,
+                      N,
+                      n,
+                      n / (H * W),
+                      H,
+                      W,
+                      Q},
         x, 2 * n);
   });
 }
@@ -401,7 +426,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("deepfool_",       &deepfool_,       Free(), "one step of DeepFool in place");
   m.def("lbfgs_direction", &lbfgs_direction, Free(), "a quasi-Newton direction inside a box");
   m.def("random_start_",   &random_start_,   Free(), "a random point of each eps-ball, in place");
-  m.def("square_",         &square_,         Free(), "one proposal of a random search, in place");
+  m.def("square_",         &square_,         Free(), "one step of a random search, in place");
   m.def("conv_spectrum",   &conv_spectrum,   Free(), "singular values of convolutions at all frequencies");
   m.def("facts",           &facts,                   "what this extension was built with");
   // clang-format on

@@ -44,6 +44,8 @@ inline string dtype_name(at::ScalarType type) {
       return "int64";
     case at::kInt:
       return "int32";
+    case at::kBool:
+      return "bool";
     default:
       return c10::toString(type);
   }
@@ -113,6 +115,16 @@ inline void prepare_in_place(const Tensor& t, const char* name) {
                            " must be contiguous, as it is written in place, got strides ",
                            t.strides());
   t.unsafeGetTensorImpl()->bump_version();
+}
+
+// Of an argument that is written, and must have this dtype and shape and the device of x.
+inline void output(const Tensor& t, const char* name, at::ScalarType type, at::IntArrayRef shape,
+                   const Tensor& x) {
+  require<py::type_error>(t.scalar_type() == type, name, " must be ", dtype_name(type), ", got ",
+                          dtype(t));
+  require_shape(t, name, shape);
+  require_on(t, name, x, "x");
+  prepare_in_place(t, name);
 }
 
 inline void require_apart(const Tensor& t, const char* name, const Tensor& other,

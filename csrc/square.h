@@ -1,6 +1,6 @@
-// square: keep the image of a random search that is better, then change one square of pixels of
-// what is kept: a linf proposal of the Square attack (Andriushchenko et al., arXiv 1912.00049,
-// algorithm 2).
+// square: one step of a random search: hold the image that was asked about if it is better, then
+// change one square of pixels of what is held, a linf proposal of the Square attack
+// (Andriushchenko et al., arXiv 1912.00049, algorithms 1 and 2).
 #pragma once
 
 #include "elementary.h"
@@ -15,15 +15,21 @@ struct SquareArgs {
   using Scalar = T;
   T* x;                  // [N, n] in: the image that was asked about; out: the next one
   T* held;               // [N, n] in, out: the best image so far
+  double* held_loss;     // [N] in, out: its loss
+  bool* won;             // [N] in, out: whether it is a hit
+  int64_t* iteration;    // [N] in, out: images of this run that were asked about, below Q if live
   const T* x0;           // [N, n] centre of the ball
-  const bool* better;    // [N] whether x is to be held from now on
-  const int64_t* sides;  // [N, 2] height and width of the window, within H and W
+  const double* loss;    // [N] of x
+  const bool* hit;       // [N] whether x is a success
+  const bool* valid;     // [N] whether the answer at x counts
+  const bool* live;      // [N] others stay as they are
+  const int64_t* sides;  // [Q, 2] height and width of the window of proposal 1 .. Q
   const int64_t* index;  // [N] place of the image in its data set
-  const int64_t* query;  // [N] < 2^31, number of the proposal
+  const int64_t* run;    // [N] runs before this one, each of Q images
   PerRow<T> eps;         // [N] radius of the ball
   Box<T> box;
   uint64_t seed;
-  int64_t N, n, C, H, W;  // n = C H W
+  int64_t N, n, C, H, W, Q;  // n = C H W
 };
 
 // Of a proposal's random numbers the first two choose the corner, and these the channels' signs.
@@ -36,10 +42,14 @@ FR_HD int64_t scratch_size(const SquareArgs<T>& a) {
 
 template <typename T, typename Team>
 FR_HD void compute_row(const SquareArgs<T>& a, int64_t row, Team team, T* scratch) {
-  const int64_t n = a.n, H = a.H, W = a.W, tall = a.sides[2 * row], wide = a.sides[2 * row + 1];
-  const int64_t index = a.index[row], query = a.query[row], pixels = a.C * tall * wide;
+  if (!a.live[row]) return;
+  const int64_t n = a.n, H = a.H, W = a.W, asked = a.iteration[row];
+  const int64_t tall = a.sides[2 * asked], wide = a.sides[2 * asked + 1];
+  const int64_t index = a.index[row], query = a.run[row] * a.Q + asked + 1;
+  const int64_t pixels = a.C * tall * wide;
   const uint64_t seed = a.seed;
-  const bool better = a.better[row];
+  const bool hit = a.valid[row] && a.hit[row];
+  const bool better = hit || (a.valid[row] && a.loss[row] > a.held_loss[row]);
   const T *x0 = a.x0 + row * n, eps = a.eps[row];
   T *x = a.x + row * n, *held = a.held + row * n, *sign = scratch;
   const Box<T> box = a.box;
@@ -55,7 +65,12 @@ FR_HD void compute_row(const SquareArgs<T>& a, int64_t row, Team team, T* scratc
     if (better) held[j] = x[j];
     x[j] = sign_step(held[j], x0[j], T(0), T(0), eps, box);
   });
-  team.sync();
+  team.sync();  // also: the whole team has read where the row stands
+  if (team.leader()) {
+    if (better) a.held_loss[row] = a.loss[row];
+    a.won[row] |= hit;
+    a.iteration[row] = asked + 1;
+  }
   const auto place = [=](int64_t k) FR_LAMBDA {
     return (k / (tall * wide) * H + top + k / wide % tall) * W + left + k % wide;
   };

@@ -53,7 +53,7 @@ def drive(rule: Rule, network: Oracle, state: Any) -> None:
     rows = torch.arange(len(state), device=state.x.device)
     batch = state.take(rows)
     stride = _stride(rule, state)
-    while standing := int((~rule.done(batch)).sum()):
+    while standing := len(batch) - int(rule.done(batch).sum()):
         # On a CPU a new shape costs nothing, and uneven rows leave one by one.
         exact = rule.uneven and not state.x.is_cuda
         size = _shrunk(len(batch), standing, exact)

@@ -38,7 +38,10 @@ struct Samples {
   std::vector<int64_t> count{0, 7, 10, 19, 3, 0, 0, 1, 2, 3};
   bool flag[4 * N] = {false, true, false, true};
   bool live[N] = {false, true, true, true, true}, moved[N] = {};
-  std::vector<int64_t> sides{1, 1, 10, 15, 4, 4, 1, 15, 3, 2};
+  std::vector<int64_t> sides{10, 15, 4, 4, 1, 15, 3, 2}, asked{3, 0, 1, 2, 3};
+  std::vector<double> loss{2, 2, 2, 0, 2}, held_loss = std::vector<double>(N, 1);
+  bool hit[N] = {true, false, false, true, true}, valid[N] = {true, true, true, true, false},
+       won[N] = {};
   std::vector<int64_t> y{0, 9, 3, 3, 7}, index = std::vector<int64_t>(N);
 
   static std::vector<T> random(int64_t count, T scale) {
@@ -123,11 +126,18 @@ struct Samples {
             norm,     N,         n};
   }
 
-  // Images of 2x10x15 pixels, not all of them inside their balls; the window of one is all of it.
+  // Images of 2x10x15 pixels, not all of them inside their balls: one that is done, two that are
+  // better, the window of one being all of it, one that is a success, and one without an answer.
   SquareArgs<T> square() {
     return {x.data(),
             momentum.data(),
+            held_loss.data(),
+            won,
+            asked.data(),
             x0.data(),
+            loss.data(),
+            hit,
+            valid,
             live,
             sides.data(),
             y.data(),
@@ -139,7 +149,8 @@ struct Samples {
             n,
             2,
             10,
-            15};
+            15,
+            4};
   }
 
   // The first row stays where it is; gaps are any numbers.
@@ -199,7 +210,7 @@ struct Samples {
     append(out), append(index), append(x), append(momentum), append(w), append(m), append(v),
         append(origin);
     append(number), append(weight), append(count), append(flag), append(moved), append(direction),
-        append(slope), append(spectrum);
+        append(slope), append(spectrum), append(held_loss), append(won), append(asked);
     return all;
   }
 };

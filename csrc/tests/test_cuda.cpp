@@ -84,13 +84,21 @@ void compare(double tolerance) {
   auto square = s.square(), square_gpu = square;
   square_gpu.x = shared_copy(s.x), square_gpu.held = shared_copy(s.momentum);
   square_gpu.x0 = shared_copy(s.x0), square_gpu.sides = shared_copy(s.sides);
-  square_gpu.index = shared_copy(s.y), square_gpu.query = square_gpu.index;
-  const auto better = shared_copy(std::vector<char>(s.live, s.live + s.N));
-  square_gpu.better = reinterpret_cast<bool*>(better);
+  square_gpu.index = shared_copy(s.y), square_gpu.run = square_gpu.index;
+  square_gpu.loss = shared_copy(s.loss), square_gpu.held_loss = shared_copy(s.held_loss);
+  square_gpu.iteration = shared_copy(s.asked);
+  const auto shared_flags = [&](const bool* of) {
+    return reinterpret_cast<bool*>(shared_copy(std::vector<char>(of, of + s.N)));
+  };
+  square_gpu.hit = shared_flags(s.hit), square_gpu.valid = shared_flags(s.valid);
+  square_gpu.live = shared_flags(s.live), square_gpu.won = shared_flags(s.won);
   cpu_rows(square, 0, square.N);
   CHECK(cuda_rows(square_gpu, nullptr) == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess);
   CHECK(worst_gap(square_gpu.x, square.x, s.N * s.n) == 0);
   CHECK(worst_gap(square_gpu.held, square.held, s.N * s.n) == 0);
+  CHECK(worst_gap(square_gpu.held_loss, square.held_loss, s.N) == 0);
+  CHECK(worst_gap(square_gpu.won, square.won, s.N) == 0);
+  CHECK(worst_gap(square_gpu.iteration, square.iteration, s.N) == 0);
 
   auto lbfgs = s.lbfgs(), gpu = lbfgs;
   gpu.s = shared_copy(s.shifts), gpu.y = shared_copy(s.bends), gpu.pairs = shared_copy(s.y);

@@ -341,7 +341,7 @@ class Attack(Generic[S]):
 
     def book(self, state: S, answer: Answer, live: Tensor, evaluations: int) -> None:
         """Note on `live` rows what an answer cost, and whether it was one."""
-        state.queries += live * evaluations
+        state.queries.add_(live, alpha=evaluations)
         state.invalid |= live & ~answer.valid
 
     def judge(self, network: Oracle, state: S, x: Tensor) -> AttackResult:

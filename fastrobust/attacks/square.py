@@ -118,14 +118,15 @@ class Square(Attack[SquareState]):
 
     def advance(self, state: SquareState, answer: Answer, live: Tensor) -> None:
         """Keep x if it is better than what is held, and change a square of what is."""
-        loss = answer.loss.double()
-        counts = live & answer.valid
-        hit = counts & state.hit(answer.decision)
-        better = hit | (counts & (loss > state.held_loss))
-        state.held_loss = torch.where(better, loss, state.held_loss)
-        state.won |= hit
-        state.iteration += live
-        self._propose(state, better)
+        loss, hit = answer.loss.double(), state.hit(answer.decision)
+        if self.norm == "linf":
+            lo, hi = self.clip or (None, None)
+            launch_square(state, loss, hit, answer.valid, live, self._sides(state), lo, hi)
+        else:
+            counts = live & answer.valid
+            self._hold(state, loss, hit & counts, counts)
+            state.iteration += live
+            self._propose(state)
         if self.restarts > 1:
             spent = live & ~state.won & (state.iteration >= self.queries)
             again = (spent & (state.run + 1 < self.restarts)).nonzero().flatten()
@@ -136,8 +137,8 @@ class Square(Attack[SquareState]):
 
     def done(self, state: SquareState) -> Tensor:
         """All queries of the last run spent, or a success."""
-        spent = (state.iteration >= self.queries) & (state.run + 1 >= self.restarts)
-        return spent | state.won | state.invalid
+        # Of the last run: a row that has another one before it begins it as soon as one is spent.
+        return (state.iteration >= self.queries) | state.won | state.invalid
 
     def verdict(self, network: Oracle, state: SquareState) -> Tensor:
         """Return the success, else the image of the highest loss."""
@@ -187,21 +188,24 @@ class Square(Attack[SquareState]):
             change = tiled_bumps(draw[..., 0] < 0, _signs(draw[..., 1:]), height, width)
         self._move(state, state.x0, change, state.eps)
 
-    def _propose(self, state: SquareState, better: Tensor) -> None:
-        """Hold x where it is better, and put it to what is held, but for a square or two."""
+    def _sides(self, state: SquareState) -> Tensor:
+        """Height and width (queries, 2) int64 of the windows of a run."""
+        _, _, height, width = planes(state.x0).shape
+        bumpy = self.norm == "l2"
+        return _sizes(self.queries, self.p_init, height, width, bumpy, state.x.device)
+
+    def _hold(self, state: SquareState, loss: Tensor, hit: Tensor, counts: Tensor) -> None:
+        """Hold x where it is a hit or its loss is higher; only rows that count (N,) may change."""
+        better = hit | (counts & (loss > state.held_loss))
+        torch.where(beside(better, state.x), state.x, state.held, out=state.held)
+        state.held_loss = torch.where(better, loss, state.held_loss)
+        state.won |= hit
+
+    def _propose(self, state: SquareState) -> None:
+        """Put x to what is held, but for the bumps of two windows: algorithm 3."""
         assert state.eps is not None
         _, channels, height, width = planes(state.x0).shape
-        table = _sizes(self.queries, self.p_init, height, width, self.norm == "l2", state.x.device)
-        sizes = table[state.iteration - 1]
-        if self.norm == "linf":
-            lo, hi = self.clip or (None, None)
-            launch_square(
-                state.x, state.held, state.x0, better, sizes, state.eps, state.seed, state.index,
-                self._query(state), lo, hi,
-            )  # fmt: skip
-            return
-        torch.where(beside(better, state.x), state.x, state.held, out=state.held)
-        tall, wide = sizes[:, 0], sizes[:, 1]
+        tall, wide = self._sides(state)[state.iteration - 1].unbind(1)
         draw = self._draw(state, 5 + channels)
         corner = (draw[:, :4] + 1) / 2
         first = windows(tall, wide, corner[:, :2], height, width)
@@ -225,14 +229,10 @@ class Square(Attack[SquareState]):
 
     def _draw(self, state: SquareState, count: int) -> Tensor:
         """Random numbers (N, count) of [-1, 1), keyed by seed, image, run and query."""
+        query = state.run * self.queries + state.iteration
         centre = state.x0.new_zeros(len(state), count)
         draw = torch.empty_like(centre)
-        query = self._query(state)
         return launch_start(draw, centre, "linf", 1.0, state.seed, state.index, query)
-
-    def _query(self, state: SquareState) -> Tensor:
-        """Number of the image that is asked about next, over all runs."""
-        return state.run * self.queries + state.iteration
 
 
 def _with_bumps(

@@ -10,12 +10,13 @@ from .decode import decode, decode_ref
 from .deepfool import deepfool_, deepfool_ref_
 from .head import head, head_ref, tanh_mse, tanh_mse_ref
 from .lbfgs import lbfgs_direction, lbfgs_direction_ref
-from .square import square_, square_ref_
+from .square import SquareRows, square_, square_ref_
 from .start import random_start_, random_start_ref_
 from .step import step, step_, step_ref_
 
 __all__ = [
     "CwRows",
+    "SquareRows",
     "conv_spectrum",
     "conv_spectrum_ref",
     "cw_step_",
