@@ -225,7 +225,12 @@ def _differences(old: Any, new: Any, name: str) -> Iterator[str]:
         for key in sorted(old.keys() | new.keys()):
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}")
     elif old != new:
-        yield f"{name} is {json.dumps(old)}, not {json.dumps(new)}"
+        yield f"{name} is {_shortly(old)}, not {_shortly(new)}"
+
+
+def _shortly(value: Any) -> str:
+    """Return a value in JSON; of what has many parts only that it is there."""
+    return "there" if isinstance(value, dict) else json.dumps(value)
 
 
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

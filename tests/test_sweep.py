@@ -173,6 +173,14 @@ def test_other_weights_are_refused(run):
         sweep.run(plan, out)
 
 
+def test_other_classifiers_in_the_folder_are_named_not_listed(run):
+    plan, out = run
+    sweep.run(plan, out)
+    fewer = replace(plan, cells=tuple(c for c in plan.cells if c.model == "R:TANH:MSE"))
+    with pytest.raises(StoreError, match=r"but its models\.O:SOFTMAX:CE is there, not null: give"):
+        sweep.run(fewer, out)
+
+
 def test_a_missing_checkpoint_is_named(run):
     plan, out = run
     trained.checkpoint_path(out, "R:TANH:MSE").unlink()
