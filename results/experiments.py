@@ -293,15 +293,19 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[one.__name__ for one in EXPERIMENTS] + [[]])
     wish = parser.parse_args()
     store = HERE / "experiments.json"
-    found = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {}
+
+    def kept() -> dict[str, list[list[str]]]:
+        return json.loads(store.read_text(encoding="utf-8")) if store.exists() else {}
+
     for experiment in EXPERIMENTS:
         name = experiment.__name__
-        if name in wish.names or (not wish.names and name not in found):
-            found[name] = [
-                [str(word) for word in row] for row in experiment(Images(wish.data_root))
-            ]
-            store.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        if name in wish.names or (not wish.names and name not in kept()):
+            rows = [[str(word) for word in row] for row in experiment(Images(wish.data_root))]
+            # Read again: another process may have written its own.
+            text = json.dumps({**kept(), name: rows}, indent=1) + "\n"
+            store.write_text(text, encoding="utf-8")
             print(name, flush=True)
+    found = kept()
     lines = ["# Experiments", "", "Written by `python results/experiments.py`."]
     for experiment in EXPERIMENTS:
         if rows := found.get(experiment.__name__):
