@@ -221,7 +221,7 @@ def literal(images: Images) -> Iterator[Row]:
 def unbounded(images: Images) -> Iterator[Row]:
     """What stops CWL2 on class scores where nothing bounds it: codewords, targeted, MNIST."""
     yield "attack", "success", "mean L2"
-    x, y = images.first("mnist", 40)
+    x, y = images.first("mnist", 20)
     model = fr.models.pretrained("mnist", CODED)
     target = other_class(y)
     plain = {"initial_const": 10.0, "max_steps": 200, "learning_rate": 0.05}
