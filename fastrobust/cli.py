@@ -15,6 +15,7 @@ from . import (
     examining,
     inspection,
     judging,
+    lineup,
     measure,
     presets,
     report,
@@ -106,6 +107,8 @@ def paper(
     only prints.
     """
     left_out = _savings(without)  # before anything is trained
+    if evaluate is not None and evaluate not in lineup.BUDGETS:
+        raise ValueError(f"--evaluate must be {', '.join(lineup.BUDGETS)}, got {evaluate!r}")
     plan = presets.make(
         preset, data_set, tables=_numbers(tables), limit=limit, seed=seed, net=net, like=like,
         only=_words(only),
@@ -262,12 +265,13 @@ def _default_out(plan: Plan) -> Path:
 
 def _savings(text: str | None) -> list[str]:
     """Return the names of "first-success,prefixes", each of them known."""
-    names = text.split(",") if text else []
+    names = _words(text) or []
     measure.switched_off(names)
     return names
 
 
 def _words(text: str | None) -> list[str] | None:
+    """Return the words of "FGSM,PGD", None of nothing."""
     return text.split(",") if text else None
 
 

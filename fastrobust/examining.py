@@ -63,13 +63,19 @@ def examine_run(plan: Plan, budget: str, *, device: str, data_root: Path | None,
     on the other classifiers, too. What is there already is kept.
 
     Raises:
+        StoreError: The folder holds an evaluation of another budget, seed or number of images.
         What :func:`examine` raises.
     """
+    wanted: dict[str, Any] = {"budget": budget, "seed": plan.seed}
+    if plan.limit is not None:
+        images = data.load(plan.data_set, data_root, splits=("test",)).y_test[: plan.limit]
+        wanted["count"] = len(images)
     paths = {name: str(checkpoint_path(out, name)) for name in plan.models if name in MODEL_NAMES}
     for name, path in paths.items():
         for eps in BUDGETS:
             folder = verdicts.place(out, name, eps)
             if (folder / "evaluation.json").exists():
+                verdicts.require(folder, wanted)
                 continue
             examine(
                 path, plan.data_set,

@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import StoreError
 from .recipes import slug
@@ -40,6 +41,21 @@ def place(out_dir: str | os.PathLike[str], model: str, eps: float) -> Path:
     'runs/mine/evaluations/r-tanh-mse-0.1'
     """
     return Path(out_dir) / "evaluations" / f"{slug(model)}-{eps:g}"
+
+
+def require(folder: Path, wanted: dict[str, Any]) -> None:
+    """Refuse an evaluation in `folder` whose facts are not those `wanted`.
+
+    Raises:
+        StoreError: One of them is another; the message says which.
+    """
+    content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    for name, value in wanted.items():
+        if content.get(name) != value:
+            raise StoreError(
+                f"{folder} must hold an evaluation of {name} {value}, got {content.get(name)}; "
+                "delete it, or give another folder"
+            )
 
 
 def read(out_dir: str | os.PathLike[str], models: tuple[str, ...]) -> list[Verdict]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from cells import NAMES
 from torch import Tensor
 
 import fastrobust as fr
@@ -27,7 +28,6 @@ DATA_SETS = {
     "fashion_mnist": "fashion_mnist",
     "cifar10": "npz:cifar10_jpeg.npz",
 }
-NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10 (JPEG copy)"}
 
 Row = tuple[object, ...]
 

@@ -1,6 +1,7 @@
 """Evaluations beside a run's tables: what was evaluated is what stands there."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from made_up import made_up, untargeted
@@ -80,4 +81,11 @@ def test_a_run_is_evaluated_on_its_own_images_and_only_once(tmp_path):
     assert any("another model" in c["name"] for c in json.loads(path.read_text())["contributions"])
     before = path.stat().st_mtime_ns
     examining.examine_run(plan, "quick", device="cpu", data_root=None, out=out)
+    assert path.stat().st_mtime_ns == before
+    for other, budget, message in (
+        (plan, "standard", "must hold an evaluation of budget standard, got quick"),
+        (replace(plan, limit=8), "quick", "must hold an evaluation of count 8, got 9"),
+    ):
+        with pytest.raises(StoreError, match=message):
+            examining.examine_run(other, budget, device="cpu", data_root=None, out=out)
     assert path.stat().st_mtime_ns == before
