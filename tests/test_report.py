@@ -213,3 +213,12 @@ def test_the_curves_stand_by_themselves_too(tmp_path):
         assert ElementTree.fromstring(text).tag.endswith("svg")
         assert 'style="color: #222; background: #fff"' in text
     assert "background: #fff" not in written.page.read_text()
+
+
+def test_a_copy_is_called_one_and_has_the_papers_numbers(tmp_path):
+    plan, out = prepare(tmp_path, like="cifar10")
+    sweep.run(plan, out)
+    text = " ".join(report.write(out).page.read_text().split())
+    assert "interval. The images are a copy of cifar10. The paper's numbers" in text
+    bim = next(results.read(out).select(column="BIM", model="R:TANH:MSE", value=0.1))
+    assert bim.paper == paper.lookup(3, "cifar10", "R:TANH:MSE", "BIM", 0.1)
