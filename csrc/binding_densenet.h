@@ -32,7 +32,9 @@ inline DenseNetPlan densenet_plan(const DenseNetShape& shape, int64_t images, bo
   require<py::value_error>(images >= 1, "images must be >= 1, got ", images);
   require<std::runtime_error>(
       !half || has_bf16(), "bfloat16 must have a CPU with AVX512-BF16, got ", name(active_isa()));
-  return DenseNetPlan(shape, images, half);
+  const bool matrix = active_isa() == Isa::kAmx;
+  return DenseNetPlan(shape, images,
+                      half ? (matrix ? Operands::kTiles : Operands::kPairs) : Operands::kFloats);
 }
 
 inline DenseNetCudaPlan densenet_cuda_plan(const DenseNetShape& shape, const string& precision) {
@@ -143,6 +145,7 @@ inline void bind_densenet(py::module_& m) {
       .def(py::init(&densenet_shape));
   py::class_<DenseNetPlan>(m, "DenseNetPlan", "where everything lies on a CPU, in float32 numbers")
       .def(py::init(&densenet_plan))
+      .def_property_readonly("tiles", &DenseNetPlan::tiles)
       .def_readonly("weights_size", &DenseNetPlan::weights_size)
       .def_readonly("state_size", &DenseNetPlan::state_size)
       .def_property_readonly("scratch_size", &Scratch::size);

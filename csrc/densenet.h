@@ -28,6 +28,11 @@ struct DenseNetShape {
 // Where pixels lie in a plane: rows of one block's images, under each other in one run of numbers,
 // with one zero between rows and a row of zeros between images. A 3x3 convolution then reads the
 // run at nine fixed offsets, whatever the width; what it computes at the zeros is thrown away.
+//
+// The matrix unit is slow where what it loads lies across cache lines. With `tiles` every row
+// begins on one instead, no zero need follow it, and a 3x3 convolution reads three copies of a
+// plane, moved by a pixel to the right, not at all, and to the left, with the zeros that belong
+// there.
 struct Plane {
   int64_t height, width, images;
   int64_t pitch;   // from a row to the next
@@ -36,8 +41,11 @@ struct Plane {
   int64_t stride;  // from one such plane to the next, an odd number of cache lines
   int64_t packed;  // from one plane to the next where nothing lies around it
 
-  Plane(int64_t height, int64_t width, int64_t images)
-      : height(height), width(width), images(images), pitch(width + 1) {
+  Plane(int64_t height, int64_t width, int64_t images, bool tiles)
+      : height(height),
+        width(width),
+        images(images),
+        pitch(tiles ? round_up(width, 16) : width + 1) {
     span = reach(images);
     lead = round_up(pitch + 1, 16);
     stride = lead + span + lead;
@@ -50,24 +58,43 @@ struct Plane {
 
   int64_t at(int64_t image, int64_t y) const { return (image * (height + 1) + y) * pitch; }
 
-  std::vector<uint8_t> pixels() const {
+  // A bit for each position: 1 at columns [from, to) of the images.
+  std::vector<uint8_t> columns(int64_t from, int64_t to) const {
     std::vector<uint8_t> bits(span / 8);
     for (int64_t i = 0; i < images; ++i)
       for (int64_t y = 0; y < height; ++y)
-        for (int64_t p = at(i, y); p < at(i, y) + width; ++p) bits[p / 8] |= 1 << p % 8;
+        for (int64_t p = at(i, y) + from; p < at(i, y) + to; ++p) bits[p / 8] |= 1 << p % 8;
     return bits;
   }
 };
 
+// What a convolution multiplies. In pairs, two inputs in bfloat16 share 32 bits; tiles are pairs in
+// the order of a matrix unit.
+enum class Operands { kFloats, kPairs, kTiles };
+
 // A convolution, 1x1 or 3x3, in groups of 12 outputs and a last one of 4, 8 or 12:
-// [group][in][tap][output of the group]. With pairs, two inputs in bfloat16 share 32 bits.
+// [group][in][tap][output of the group]. In tiles, for each row of taps:
+// [16 outputs][row][16 inputs][output of the tile][input of the tile], where the inputs of a 3x3
+// are those of its three columns.
 struct ConvWeights {
   int64_t in = 0, out = 0, taps = 0;
   int64_t units = 0;                     // inputs, or pairs of them
   int64_t forward = 0;                   // where the weights begin
   int64_t backward = 0, back_units = 0;  // the same of the transposed convolution
 
+  static constexpr int64_t kTile = 16;
+
   static int64_t padded(int64_t out) { return out / 12 * 12 + round_up(out % 12, 4); }
+
+  // Planes that tiles of `units` inputs read, the columns of a 3x3 one after the other.
+  static int64_t planes(int64_t units, int64_t taps) {
+    return round_up(taps == 9 ? 3 * units : units, kTile);
+  }
+
+  static int64_t size(int64_t units, int64_t taps, int64_t out, Operands operands) {
+    if (operands != Operands::kTiles) return units * taps * padded(out);
+    return round_up(out, kTile) * (taps == 9 ? 3 : 1) * planes(units, taps);
+  }
 };
 
 // Batch norm: x * scale + shift.
@@ -91,15 +118,17 @@ struct DenseBlock {
   Affine norm;             // at its end
   ConvWeights transition;  // 1x1; out = 0 at the last block
   int64_t x;               // in the state: [channels, plane.packed] what the layers have appended
-  std::vector<uint8_t> valid;  // [plane.span / 8] a bit for each position, 1 at pixels
+  // [plane.span / 8] a bit for each position: 1 at pixels, at those with one to their right, and at
+  // those with one to their left.
+  std::vector<uint8_t> valid, before, behind;
 };
 
 // Where everything lies, in floats. The weights stand in the order of this constructor, each on a
 // cache line; fastrobust/ops/densenet.py writes them.
 struct DenseNetPlan {
   DenseNetShape shape;
-  int64_t images;  // that one thread takes through the network at once
-  bool half;       // bfloat16 operands in the layers of the blocks
+  int64_t images;     // that one thread takes through the network at once
+  Operands operands;  // in the layers of the blocks; everything else multiplies floats
   ConvWeights stem;
   std::vector<DenseBlock> blocks;
   int64_t linear, linear_back, linear_bias;  // [C, d], [d, C], [d]
@@ -108,7 +137,9 @@ struct DenseNetPlan {
   int64_t hidden = 0;                        // widest bottleneck
   int64_t channels = 0;                      // most channels of a block
 
-  DenseNetPlan(const DenseNetShape& shape, int64_t images, bool half);
+  DenseNetPlan(const DenseNetShape& shape, int64_t images, Operands operands);
+
+  bool tiles() const { return operands == Operands::kTiles; }
 
   const DenseBlock& last() const { return blocks.back(); }
 
@@ -124,45 +155,49 @@ struct DenseNetPlan {
     return begin;
   }
   Affine affine(int64_t channels) { return {take(channels), take(channels)}; }
-  ConvWeights convolution(int64_t in, int64_t out, int64_t taps, bool pairs);
+  ConvWeights convolution(int64_t in, int64_t out, int64_t taps, Operands kind);
 };
 
-inline ConvWeights DenseNetPlan::convolution(int64_t in, int64_t out, int64_t taps, bool pairs) {
+inline ConvWeights DenseNetPlan::convolution(int64_t in, int64_t out, int64_t taps, Operands kind) {
+  const bool floats = kind == Operands::kFloats;
   ConvWeights c{in, out, taps};
-  c.units = pairs ? (in + 1) / 2 : in;
-  c.back_units = pairs ? (out + 1) / 2 : out;
-  c.forward = take(c.units * taps * ConvWeights::padded(out));
-  c.backward = take(c.back_units * taps * ConvWeights::padded(in));
+  c.units = floats ? in : (in + 1) / 2;
+  c.back_units = floats ? out : (out + 1) / 2;
+  c.forward = take(ConvWeights::size(c.units, taps, out, kind));
+  c.backward = take(ConvWeights::size(c.back_units, taps, in, kind));
   return c;
 }
 
-inline DenseNetPlan::DenseNetPlan(const DenseNetShape& wish, int64_t images, bool half)
-    : shape(wish), images(images), half(half) {
-  stem = convolution(shape.in_channels, shape.channels[0], 9, false);
+inline DenseNetPlan::DenseNetPlan(const DenseNetShape& wish, int64_t images, Operands operands)
+    : shape(wish), images(images), operands(operands) {
+  stem = convolution(shape.in_channels, shape.channels[0], 9, Operands::kFloats);
   for (size_t b = 0; b < shape.layers.size(); ++b) {
     int64_t now = shape.channels[b];
-    DenseBlock block{{shape.height >> b, shape.width >> b, images}, 0, {}, {}, {}, 0, {}};
+    DenseBlock block{
+        {shape.height >> b, shape.width >> b, images, tiles()}, 0, {}, {}, {}, 0, {}, {}, {}};
     const Plane& plane = block.plane;
     for (int64_t i = 0; i < shape.layers[b]; ++i, now += shape.growth) {
       DenseLayer layer{now, affine(now), {}, 0, {}, 0};
       int64_t width = now;
       if (shape.bottleneck) {
         width = 4 * shape.growth;
-        layer.squeeze = convolution(now, width, 1, half);
+        layer.squeeze = convolution(now, width, 1, operands);
         layer.bias = take(width);
         layer.mask = keep(width * plane.span / 32);
         hidden = width;
       }
-      layer.grow = convolution(width, shape.growth, 9, half);
+      layer.grow = convolution(width, shape.growth, 9, operands);
       block.layers.push_back(layer);
     }
     block.channels = now;
     channels = now > channels ? now : channels;
     block.norm = affine(now);
     if (b + 1 < shape.layers.size())
-      block.transition = convolution(now, shape.channels[b + 1], 1, false);
+      block.transition = convolution(now, shape.channels[b + 1], 1, Operands::kFloats);
     block.x = keep(now * plane.packed + 16);  // a row is read in whole vectors
-    block.valid = plane.pixels();
+    block.valid = plane.columns(0, plane.width);
+    block.before = plane.columns(0, plane.width - 1);
+    block.behind = plane.columns(1, plane.width);
     blocks.push_back(block);
   }
   linear = take(last().channels * shape.outputs);
@@ -184,11 +219,11 @@ struct DenseNetArgs {
 
 // Working memory of a thread, in one piece.
 struct Scratch {
-  float* input;     // [in_channels, stride] image, then its gradient
-  float* hidden;    // [width, stride] what a 3x3 convolution reads
+  float* input;     // [in_channels, stride] image, then its gradient; in tiles three copies
+  float* hidden;    // [width, stride] what a 3x3 convolution reads, or three copies of half as many
   float* gradient;  // [channels, stride] by what a block holds
   float* pooled;    // [channels, stride of the block behind]
-  float* strip;     // [channels or width, 32] in front of a 1x1 convolution
+  float* strip;     // [channels or width, 32], or half as many by 64, before a 1x1 convolution
   float* row;       // [width of an image]
   float* features;  // [channels]
 
@@ -213,11 +248,12 @@ struct Scratch {
       piece = memory + used;
       used += round_up(size, 16) + 16;
     };
-    take(input, plan.shape.in_channels * area);
-    take(hidden, width * area);
+    take(input, plan.shape.in_channels * (plan.tiles() ? 3 : 1) * area);
+    const int64_t stem = 3 * plan.shape.channels[0], read = ConvWeights::planes((width + 1) / 2, 9);
+    take(hidden, (plan.tiles() ? (read > stem ? read : stem) : width) * area);
     take(gradient, plan.channels * area);
     take(pooled, plan.channels * behind);
-    take(strip, tall * 32);
+    take(strip, round_up(tall, 32) * 32);
     take(row, plan.shape.width + 16);
     take(features, plan.channels);
     return used;

@@ -1,4 +1,4 @@
-// The CPU engine, compiled for three instruction sets and chosen at run time. All headers of others
+// The CPU engine, compiled for each instruction set and chosen at run time. All headers of others
 // come first: what they define must run everywhere.
 #include <type_traits>
 
@@ -24,11 +24,19 @@ namespace avx512 {
 #include "densenet_cpu.h"
 }  // namespace avx512
 FR_END
+
+FR_BEGIN_AMX
+namespace amx {
+#define FR_MATRIX
+#include "densenet_cpu.h"
+}  // namespace amx
+FR_END
 #endif
 
 void densenet_cpu(const DenseNetArgs& args, int64_t begin, int64_t end, float* scratch) {
 #ifdef __x86_64__
-  if (active_isa() == Isa::kAvx512) return avx512::run(args, begin, end, scratch);
+  if (args.plan->tiles()) return amx::run(args, begin, end, scratch);
+  if (active_isa() >= Isa::kAvx512) return avx512::run(args, begin, end, scratch);
   if (active_isa() == Isa::kAvx2) return avx2::run(args, begin, end, scratch);
 #endif
   portable::run(args, begin, end, scratch);

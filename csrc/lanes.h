@@ -1,9 +1,10 @@
-// Vectors of three instruction sets under the same names, for kernels whose register tiles are too
+// Vectors of the instruction sets under the same names, for kernels whose register tiles are too
 // large to be left to the compiler. Each set stands in a namespace of its own between
 // FR_BEGIN_<SET> and FR_END, so that nothing is called on a CPU that lacks it.
 //
 //   V: kWidth floats; kOut, kVecs: outputs and vectors of the tile that fits into the registers.
 //   madd(acc, x, w): acc + x * w, one rounding on all but the portable set.
+//   kPairs, kMatrix: whether it multiplies pairs of bfloat16, and in a matrix unit.
 //   keep(v, bits): v where the bit is 1, else 0, also instead of NaN.
 #pragma once
 
@@ -34,7 +35,9 @@
 #endif
 #define FR_BEGIN_AVX2 FR_BEGIN("arch=x86-64-v3")
 #define FR_BEGIN_AVX512 FR_BEGIN("arch=x86-64-v4,prefer-vector-width=512,avx512bf16")
+#define FR_BEGIN_AMX FR_BEGIN("arch=x86-64-v4,prefer-vector-width=512,avx512bf16,amx-tile,amx-bf16")
 #define FR_INLINE inline __attribute__((always_inline))
+#define FR_LAMBDA __attribute__((always_inline))
 
 namespace fastrobust {
 
@@ -46,8 +49,8 @@ struct Lanes {
     Four low, high;
   };
   static constexpr int kWidth = 8, kOut = 4, kVecs = 1;
-  static constexpr bool kPairs = false;  // no bfloat16
-  static V pair(V low, V high);          // never called
+  static constexpr bool kPairs = false, kMatrix = false;
+  static V pair(V low, V high);  // never called
 
   static FR_INLINE V splat(float a) { return {Four{a, a, a, a}, Four{a, a, a, a}}; }
   static FR_INLINE V load(const float* from) {
@@ -88,8 +91,8 @@ namespace avx2 {
 struct Lanes {
   using V = __m256;
   static constexpr int kWidth = 8, kOut = 6, kVecs = 2;
-  static constexpr bool kPairs = false;  // no bfloat16
-  static V pair(V low, V high);          // never called
+  static constexpr bool kPairs = false, kMatrix = false;
+  static V pair(V low, V high);  // never called
 
   static FR_INLINE V splat(float a) { return _mm256_set1_ps(a); }
   static FR_INLINE V load(const float* from) { return _mm256_loadu_ps(from); }
@@ -119,7 +122,7 @@ namespace avx512 {
 struct Lanes {
   using V = __m512;
   static constexpr int kWidth = 16, kOut = 12, kVecs = 2;
-  static constexpr bool kPairs = true;  // bfloat16, where the CPU has AVX512-BF16
+  static constexpr bool kPairs = true, kMatrix = false;  // pairs where it has AVX512-BF16
 
   static FR_INLINE V splat(float a) { return _mm512_set1_ps(a); }
   static FR_INLINE V load(const float* from) { return _mm512_loadu_ps(from); }
@@ -145,6 +148,7 @@ struct Lanes {
   static FR_INLINE P splat(uint32_t a) { return _mm512_set1_epi32(a); }
   static FR_INLINE P load(const uint32_t* from) { return _mm512_loadu_si512(from); }
   static FR_INLINE void store(uint32_t* to, P v) { _mm512_storeu_si512(to, v); }
+  static FR_INLINE P keep(P v, unsigned bits) { return _mm512_maskz_mov_epi32(bits, v); }
   static FR_INLINE V madd(V acc, P x, P w) {
     return _mm512_dpbf16_ps(acc, (__m512bh)x, (__m512bh)w);
   }
@@ -154,6 +158,14 @@ struct Lanes {
   }
 };
 }  // namespace avx512
+FR_END
+
+FR_BEGIN_AMX
+namespace amx {
+struct Lanes : avx512::Lanes {
+  static constexpr bool kMatrix = true;
+};
+}  // namespace amx
 FR_END
 #endif
 

@@ -6,16 +6,15 @@
 // summed in one order, input by input, tap by tap.
 
 using V = Lanes::V;
-constexpr int kStrip = Lanes::kWidth * Lanes::kVecs;
 
 // acc[o][v] += the sum over inputs and taps of weight times input, for vectors of pixels from x on.
 template <int kTaps, int kOut, int kVecs, typename Unit>
 FR_INLINE void multiply(V (&acc)[kOut][kVecs], const Unit* x, int64_t stride, int64_t pitch,
-                        int64_t units, const Unit* w, int64_t group) {
+                        int64_t column, int64_t units, const Unit* w, int64_t group) {
   for (int64_t i = 0; i < units; ++i, x += stride) {
 #pragma GCC unroll 9
     for (int t = 0; t < kTaps; ++t, w += group) {
-      const Unit* at = kTaps == 1 ? x : x + (t / 3 - 1) * pitch + (t % 3 - 1);
+      const Unit* at = kTaps == 1 ? x : x + (t / 3 - 1) * pitch + (t % 3 - 1) * column;
       decltype(Lanes::load(at)) in[kVecs];
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) in[v] = Lanes::load(at + v * Lanes::kWidth);
@@ -31,8 +30,8 @@ FR_INLINE void multiply(V (&acc)[kOut][kVecs], const Unit* x, int64_t stride, in
 
 // One group of outputs, in tiles that fit into the registers; done(o, acc) takes each.
 template <int kTaps, int kGroup, int kVecs, typename Unit, typename Done>
-FR_INLINE void convolve_group(const Unit* x, int64_t stride, int64_t pitch, int64_t units,
-                              const Unit* w, int64_t first, const Done& done) {
+FR_INLINE void convolve_group(const Unit* x, int64_t stride, int64_t pitch, int64_t column,
+                              int64_t units, const Unit* w, int64_t first, const Done& done) {
   constexpr int kOut =
       kGroup % Lanes::kOut == 0 ? Lanes::kOut : (kGroup < Lanes::kOut ? kGroup : 4);
   for (int o = 0; o < kGroup; o += kOut) {
@@ -42,21 +41,23 @@ FR_INLINE void convolve_group(const Unit* x, int64_t stride, int64_t pitch, int6
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) acc[i][v] = Lanes::splat(0.f);
     if constexpr (Done::kReads) done.template prefetch<kOut, kVecs>(first + o);
-    multiply<kTaps>(acc, x, stride, pitch, units, w + o, kGroup);
+    multiply<kTaps>(acc, x, stride, pitch, column, units, w + o, kGroup);
     done(first + o, acc);
   }
 }
 
-// All outputs of a convolution for kVecs vectors of pixels.
+// All outputs of a convolution for kVecs vectors of pixels. A tap's column is `column` numbers
+// behind the one before: 1, or where another copy of the planes is.
 template <int kTaps, int kVecs, typename Unit, typename Done>
-__attribute__((noinline)) void convolve(const Unit* x, int64_t stride, int64_t pitch, int64_t units,
-                                        const Unit* w, int64_t out, const Done& done) {
+__attribute__((noinline)) void convolve(const Unit* x, int64_t stride, int64_t pitch,
+                                        int64_t column, int64_t units, const Unit* w, int64_t out,
+                                        const Done& done) {
   int64_t o = 0;
   for (; o + 12 <= ConvWeights::padded(out); o += 12, w += units * kTaps * 12)
-    convolve_group<kTaps, 12, kVecs>(x, stride, pitch, units, w, o, done);
+    convolve_group<kTaps, 12, kVecs>(x, stride, pitch, column, units, w, o, done);
   const int64_t rest = ConvWeights::padded(out) - o;
-  if (rest == 8) convolve_group<kTaps, 8, kVecs>(x, stride, pitch, units, w, o, done);
-  if (rest == 4) convolve_group<kTaps, 4, kVecs>(x, stride, pitch, units, w, o, done);
+  if (rest == 8) convolve_group<kTaps, 8, kVecs>(x, stride, pitch, column, units, w, o, done);
+  if (rest == 4) convolve_group<kTaps, 4, kVecs>(x, stride, pitch, column, units, w, o, done);
 }
 
 // ---- what becomes of a tile; kReads: it is added to what is there, fetched beforehand
@@ -79,21 +80,19 @@ struct Store {
   }
 };
 
-// Planes of floats, or of pairs of bfloat16.
-template <typename Unit, int kOut, int kVecs>
-FR_INLINE void put(Unit* out, int64_t stride, int64_t first, V (&value)[kOut][kVecs]) {
+// Calls store(unit, vector, value) for planes of floats, or of pairs of bfloat16.
+template <typename Unit, int kOut, int kVecs, typename Store>
+FR_INLINE void each_unit(int64_t first, V (&value)[kOut][kVecs], const Store& store) {
   constexpr bool kPaired = sizeof(Unit) == 4 && !std::is_same_v<Unit, float>;
   constexpr int kStep = kPaired ? 2 : 1;
 #pragma GCC unroll 12
   for (int o = 0; o < kOut; o += kStep)
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) {
-      Unit* to = out + (first + o) / kStep * stride + v * Lanes::kWidth;
+    for (int v = 0; v < kVecs; ++v)
       if constexpr (kPaired)
-        Lanes::store(to, Lanes::pair(value[o][v], value[o + 1][v]));
+        store((first + o) / 2, v, Lanes::pair(value[o][v], value[o + 1][v]));
       else
-        Lanes::store(to, value[o][v]);
-    }
+        store(first + o, v, value[o][v]);
 }
 
 FR_INLINE unsigned bits_at(const uint8_t* bits, int64_t position) {
@@ -108,16 +107,27 @@ FR_INLINE void set_bits(uint8_t* bits, int64_t position, unsigned value) {
   if constexpr (Lanes::kWidth == 16) bits[position / 8 + 1] = static_cast<uint8_t>(value >> 8);
 }
 
+// Stores what a 3x3 convolution will read, at `position`; for a matrix unit into three copies.
+template <typename Unit, typename Value>
+FR_INLINE void place(Unit* to, int64_t column, Value value, const DenseBlock& block,
+                     int64_t position) {
+  Lanes::store(to, value);
+  if constexpr (Lanes::kMatrix && !std::is_same_v<Unit, float>) {
+    Lanes::store(to - column + 1, Lanes::keep(value, bits_at(block.before.data(), position)));
+    Lanes::store(to + column - 1, Lanes::keep(value, bits_at(block.behind.data(), position)));
+  }
+}
+
 // Bottleneck forward: ReLU(acc + bias) at pixels, 0 between them; keeps what was positive.
 template <typename Unit>
 struct Activate {
   static constexpr bool kReads = false;
   Unit* out;  // at the position of the tile
-  int64_t stride;
+  int64_t column;
   const float* bias;
-  const uint8_t* valid;
+  const DenseBlock& block;
   uint8_t* mask;  // [outputs, span / 8], or null where no backward follows
-  int64_t position, span;
+  int64_t position;
 
   template <int kOut, int kVecs>
   FR_INLINE void operator()(int64_t first, V (&acc)[kOut][kVecs]) const {
@@ -127,10 +137,14 @@ struct Activate {
       for (int v = 0; v < kVecs; ++v) {
         const int64_t at = position + v * Lanes::kWidth;
         const V y = Lanes::relu(Lanes::add(acc[o][v], Lanes::splat(bias[first + o])));
-        acc[o][v] = Lanes::keep(y, bits_at(valid, at));
-        if (mask) set_bits(mask + (first + o) * span / 8, at, Lanes::positive(acc[o][v]));
+        acc[o][v] = Lanes::keep(y, bits_at(block.valid.data(), at));
+        if (mask)
+          set_bits(mask + (first + o) * block.plane.span / 8, at, Lanes::positive(acc[o][v]));
       }
-    put(out, stride, first, acc);
+    each_unit<Unit>(first, acc, [&](int64_t unit, int v, auto value) FR_LAMBDA {
+      const int64_t ahead = v * Lanes::kWidth;
+      place(out + unit * block.plane.stride + ahead, column, value, block, position + ahead);
+    });
   }
 };
 
@@ -152,7 +166,9 @@ struct Gate {
         const int64_t at = position + v * Lanes::kWidth;
         acc[o][v] = Lanes::keep(acc[o][v], bits_at(mask + (first + o) * span / 8, at));
       }
-    put(out, stride, first, acc);
+    each_unit<Unit>(first, acc, [&](int64_t unit, int v, auto value) FR_LAMBDA {
+      Lanes::store(out + unit * stride + v * Lanes::kWidth, value);
+    });
   }
 };
 
@@ -206,23 +222,22 @@ FR_INLINE V open(const float* x, float scale, float shift) {
   return Lanes::relu(Lanes::madd(Lanes::splat(shift), Lanes::load(x), Lanes::splat(scale)));
 }
 
-// ReLU(x scale + shift) of kVecs vectors of every channel.
-template <int kVecs, typename Unit>
+// ReLU(x scale + shift) of kVecs vectors of every channel, for store(unit, vector, value).
+template <int kVecs, typename Unit, typename Store>
 FR_INLINE void normalise(const float* x, int64_t x_stride, int64_t channels, const float* scale,
-                         const float* shift, Unit* out, int64_t stride) {
+                         const float* shift, const Store& store) {
   constexpr int kWidth = Lanes::kWidth;
   if constexpr (std::is_same_v<Unit, float>) {
-    for (int64_t c = 0; c < channels; ++c, x += x_stride, out += stride)
-      for (int v = 0; v < kVecs * kWidth; v += kWidth)
-        Lanes::store(out + v, open(x + v, scale[c], shift[c]));
+    for (int64_t c = 0; c < channels; ++c, x += x_stride)
+      for (int v = 0; v < kVecs; ++v) store(c, v, open(x + v * kWidth, scale[c], shift[c]));
   } else {
-    for (int64_t c = 0; c < channels; c += 2, x += 2 * x_stride, out += stride)
-      for (int v = 0; v < kVecs * kWidth; v += kWidth) {
-        const V low = open(x + v, scale[c], shift[c]);
+    for (int64_t c = 0; c < channels; c += 2, x += 2 * x_stride)
+      for (int v = 0; v < kVecs; ++v) {
+        const V low = open(x + v * kWidth, scale[c], shift[c]);
         const bool more = c + 1 < channels;
         const V high =
-            more ? open(x + x_stride + v, scale[c + 1], shift[c + 1]) : Lanes::splat(0.f);
-        Lanes::store(out + v, Lanes::pair(low, high));
+            more ? open(x + x_stride + v * kWidth, scale[c + 1], shift[c + 1]) : Lanes::splat(0.f);
+        store(c / 2, v, Lanes::pair(low, high));
       }
   }
 }

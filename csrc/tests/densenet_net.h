@@ -127,31 +127,52 @@ struct Packer {
     tensor(norm.shift);
   }
 
-  // [group of 12 outputs][input or pair][tap][output of the group], the last group of 4, 8 or 12.
-  void one_way(const TestConv& conv, bool half) {
-    const int64_t area = conv.side * conv.side;
+  static float weight(const TestConv& conv, int64_t o, int64_t input, int64_t tap) {
+    const bool there = o < conv.out && input < conv.in;
+    return there ? conv.w[(o * conv.in + input) * conv.side * conv.side + tap] : 0.f;
+  }
+
+  static float pair(const TestConv& conv, int64_t o, int64_t input, int64_t tap) {
+    auto upper = [&](int64_t i) {
+      return std::bit_cast<uint32_t>(bfloat16(weight(conv, o, i, tap))) >> 16;
+    };
+    return std::bit_cast<float>(upper(input) | upper(input + 1) << 16);
+  }
+
+  void one_way(const TestConv& conv, Operands kind) {
     std::vector<float> packed;
+    if (kind == Operands::kTiles)
+      tiles(conv, packed);
+    else
+      groups(conv, kind == Operands::kPairs, packed);
+    tensor(packed);
+  }
+
+  // [group of 12 outputs][input or pair][tap][output of the group], the last group of 4, 8 or 12.
+  static void groups(const TestConv& conv, bool half, std::vector<float>& packed) {
     for (int64_t first = 0; first < conv.out; first += 12)
       for (int64_t i = 0; i < conv.in; i += half ? 2 : 1)
-        for (int64_t tap = 0; tap < area; ++tap)
-          for (int64_t o = first; o < std::min(first + 12, round_up(conv.out, 4)); ++o) {
-            auto weight = [&](int64_t input) {
-              const bool there = o < conv.out && input < conv.in;
-              return there ? conv.w[(o * conv.in + input) * area + tap] : 0.f;
-            };
-            auto upper = [&](int64_t input) {
-              return std::bit_cast<uint32_t>(bfloat16(weight(input))) >> 16;
-            };
-            packed.push_back(half ? std::bit_cast<float>(upper(i) | upper(i + 1) << 16)
-                                  : weight(i));
-          }
-    tensor(packed);
+        for (int64_t tap = 0; tap < conv.side * conv.side; ++tap)
+          for (int64_t o = first; o < std::min(first + 12, round_up(conv.out, 4)); ++o)
+            packed.push_back(half ? pair(conv, o, i, tap) : weight(conv, o, i, tap));
+  }
+
+  // [16 outputs][row of taps][16 pairs][output][pair], pairs in the order [column of taps][pair].
+  static void tiles(const TestConv& conv, std::vector<float>& packed) {
+    const int64_t pairs = (conv.in + 1) / 2, inputs = pairs * conv.side;
+    for (int64_t first = 0; first < conv.out; first += 16)
+      for (int64_t y = 0; y < conv.side; ++y)
+        for (int64_t begin = 0; begin < inputs; begin += 16)
+          for (int64_t o = first; o < first + 16; ++o)
+            for (int64_t i = begin; i < begin + 16; ++i)
+              packed.push_back(i < inputs ? pair(conv, o, i % pairs * 2, y * conv.side + i / pairs)
+                                          : 0.f);
   }
 
   // A convolution forward, then `back`, the same or the scaled one, transposed: inputs and outputs
   // change places and the taps are read from the last.
-  void conv(const TestConv& forward, const TestConv& back, bool half) {
-    one_way(forward, half);
+  void conv(const TestConv& forward, const TestConv& back, Operands kind) {
+    one_way(forward, kind);
     const int64_t area = back.side * back.side;
     TestConv turned{back.in, back.out, back.side, std::vector<float>(back.w.size())};
     for (int64_t o = 0; o < back.out; ++o)
@@ -159,26 +180,26 @@ struct Packer {
         for (int64_t tap = 0; tap < area; ++tap)
           turned.w[(i * back.out + o) * area + area - 1 - tap] =
               back.w[(o * back.in + i) * area + tap];
-    one_way(turned, half);
+    one_way(turned, kind);
   }
 };
 
-inline std::vector<float> pack(const TestNet& net, bool half) {
+inline std::vector<float> pack(const TestNet& net, Operands kind) {
   Packer packer;
-  packer.conv(net.stem, net.stem, false);
+  packer.conv(net.stem, net.stem, Operands::kFloats);
   for (const TestBlock& block : net.blocks) {
     for (const TestLayer& layer : block.layers) {
       const bool bottleneck = layer.squeeze.out > 0;
       const TestConv& first = bottleneck ? layer.squeeze : layer.grow;
       packer.norm(layer.norm);
-      packer.conv(first, scaled(first, layer.norm.scale), half);
+      packer.conv(first, scaled(first, layer.norm.scale), kind);
       if (!bottleneck) continue;
       packer.tensor(layer.bias);
-      packer.conv(layer.grow, layer.grow, half);
+      packer.conv(layer.grow, layer.grow, kind);
     }
     packer.norm(block.norm);
     if (block.transition.out > 0)
-      packer.conv(block.transition, scaled(block.transition, block.norm.scale), false);
+      packer.conv(block.transition, scaled(block.transition, block.norm.scale), Operands::kFloats);
   }
   const int64_t channels = net.linear.in, d = net.linear.out;
   std::vector<float> turned(channels * d);

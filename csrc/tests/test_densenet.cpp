@@ -60,16 +60,17 @@ Floats part(const Floats& all, int64_t begin, int64_t end, int64_t size) {
 // A batch, and what the engine makes of it. All memory is NaN before the engine writes to it.
 class Batch {
  public:
-  Batch(const DenseNetShape& shape, const Floats& weights, Floats x, Floats dz)
+  Batch(const DenseNetShape& shape, Operands operands, const Floats& weights, Floats x, Floats dz)
       : shape_(shape),
+        operands_(operands),
         weights_(weights),
         pixels_(shape.in_channels * shape.height * shape.width),
         x(std::move(x)),
         dz(std::move(dz)) {}
 
   // Outputs, then a gradient for each cotangent, of groups of `images`.
-  std::vector<Floats> run(int64_t images, bool half, bool repeat = false) const {
-    const DenseNetPlan plan(shape_, images, half);
+  std::vector<Floats> run(int64_t images, bool repeat = false) const {
+    const DenseNetPlan plan(shape_, images, operands_);
     CHECK(plan.weights_size == static_cast<int64_t>(weights_.size()));
     const int64_t N = x.size() / pixels_, d = shape_.outputs, groups = (N + images - 1) / images;
     Floats state(groups * plan.state_size, kNaN);
@@ -110,7 +111,7 @@ class Batch {
       const Floats own = part(dz, i * N + begin, i * N + end, shape_.outputs);
       cotangents.insert(cotangents.end(), own.begin(), own.end());
     }
-    return {shape_, weights_, part(x, begin, end, pixels_), cotangents};
+    return {shape_, operands_, weights_, part(x, begin, end, pixels_), cotangents};
   }
 
  private:
@@ -121,6 +122,7 @@ class Batch {
   }
 
   const DenseNetShape& shape_;
+  const Operands operands_;
   const Floats& weights_;
   int64_t pixels_;
 
@@ -189,20 +191,19 @@ void against_naive(NaiveDenseNet& naive, const Case& c, const Batch& batch,
 }
 
 // An image's bits depend neither on its group nor on its batch, even if others there are NaN.
-void alone(const Case& c, const Batch& batch, const std::vector<Floats>& all, bool half) {
+void alone(const Case& c, const Batch& batch, const std::vector<Floats>& all) {
   const int64_t sizes[] = {c.shape.outputs, static_cast<int64_t>(batch.x.size()) / c.N};
   auto like_all = [&](const std::vector<Floats>& some, int64_t begin, int64_t end, int64_t from) {
     for (int i = 0; i <= kCotangents; ++i)
       CHECK(same(part(some[i], begin - from, end - from, sizes[i > 0]),
                  part(all[i], begin, end, sizes[i > 0])));
   };
-  for (int64_t images : {int64_t{1}, c.N}) like_all(batch.run(images, half), 0, c.N, 0);
-  for (int64_t n = 0; n < c.N; ++n)
-    like_all(batch.slice(n, n + 1).run(c.images, half), n, n + 1, n);
+  for (int64_t images : {int64_t{1}, c.N}) like_all(batch.run(images), 0, c.N, 0);
+  for (int64_t n = 0; n < c.N; ++n) like_all(batch.slice(n, n + 1).run(c.images), n, n + 1, n);
   const int64_t n = c.N / 2;
   Batch broken = batch;
   std::fill_n(broken.x.begin() + n * sizes[1], sizes[1], kNaN);
-  const std::vector<Floats> got = broken.run(c.images, half);
+  const std::vector<Floats> got = broken.run(c.images);
   like_all(got, 0, n, 0);
   like_all(got, n + 1, c.N, 0);
   CHECK(std::isnan(got[0][n * sizes[0]]));
@@ -214,22 +215,25 @@ void compare(const Case& c, unsigned seed, bool half) {
               int(shape.growth), int(shape.layers.size()), int(shape.in_channels),
               int(shape.height), int(shape.width), half ? "bfloat16" : "float32");
   const TestNet net = random_net(shape, seed);
-  const Floats weights = pack(net, half);
   Random random(seed + 1);
   const int64_t pixels = shape.in_channels * shape.height * shape.width;
   NaiveDenseNet exact(net, shape, false), naive(net, shape, half);
   const Floats x = decided_images(exact, random, c.N, pixels);
-  const Batch batch(shape, weights, x, random(kCotangents * c.N * shape.outputs, 1));
-  if (!half)
-    naive_gradient(naive, doubles(x, 0, pixels), doubles(batch.dz, 0, shape.outputs), random);
+  const Floats dz = random(kCotangents * c.N * shape.outputs, 1);
+  if (!half) naive_gradient(naive, doubles(x, 0, pixels), doubles(dz, 0, shape.outputs), random);
 
   std::vector<Floats> vectors;  // what AVX2 and AVX-512 agree on
-  for (Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
-    if (isa > best_isa() || (half && isa != Isa::kAvx512)) continue;
+  for (Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAmx}) {
+    if (isa > best_isa() || (half && isa < Isa::kAvx512) || (!half && isa == Isa::kAmx)) continue;
     active_isa() = isa;
-    const std::vector<Floats> got = batch.run(c.images, half, true);
+    const Operands operands = !half              ? Operands::kFloats
+                              : isa == Isa::kAmx ? Operands::kTiles
+                                                 : Operands::kPairs;
+    const Floats weights = pack(net, operands);
+    const Batch batch(shape, operands, weights, x, dz);
+    const std::vector<Floats> got = batch.run(c.images, true);
     against_naive(naive, c, batch, got, half ? 3e-3 : 2e-6);
-    alone(c, batch, got, half);
+    alone(c, batch, got);
     if (isa == Isa::kAvx2) vectors = got;
     if (isa == Isa::kAvx512 && !half)
       for (size_t i = 0; i < got.size(); ++i) CHECK(same(got[i], vectors[i]));

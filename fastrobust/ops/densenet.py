@@ -15,6 +15,7 @@ PyTorch could differentiate or trace by itself; :mod:`fastrobust.fused` makes th
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,8 @@ from ..build import kernels
 
 # Outputs of a convolution that a register tile holds, and what a last group is rounded up to.
 _GROUP, _LAST = 12, 4
+# Outputs, and pairs of inputs, of a matrix unit's tile.
+_TILE = 16
 # Every tensor begins on a cache line.
 _LINE = 16
 
@@ -109,9 +112,10 @@ class DenseNetKernel:
         def convolution(
             half: bool, weight: Tensor, scale: Tensor | None = None
         ) -> Iterator[Tensor]:
-            yield _packed(weight, half)
+            pack = _tiled if half and self.plan.tiles else partial(_packed, half=half)
+            yield pack(weight)
             back = weight if scale is None else weight * scale[:, None, None]
-            yield _packed(back.transpose(0, 1).flip(2, 3), half)
+            yield pack(back.transpose(0, 1).flip(2, 3))
 
         # A gradient goes through a convolution and the norm before it in one.
         def normalised(half: bool) -> Iterator[Tensor]:
@@ -211,10 +215,27 @@ def _packed(weight: Tensor, half: bool) -> Tensor:
     whole = out // _GROUP * _GROUP
     padded = whole + -(-(out - whole) // _LAST) * _LAST
     w = F.pad(weight.float().flatten(2), (0, 0, 0, inputs % 2 if half else 0, 0, padded - out))
-    if half:
-        pairs = w.bfloat16().unflatten(1, (-1, 2)).transpose(2, 3).reshape(-1, 2)
-        w = pairs.view(torch.float32).reshape(padded, -1, w.shape[2])
+    w = _pairs(w) if half else w
     return torch.cat([group.permute(1, 2, 0).flatten() for group in w.split(_GROUP)])
+
+
+def _tiled(weight: Tensor) -> Tensor:
+    """Lay a convolution out in a matrix unit's tiles, bfloat16 in pairs of inputs.
+
+    [16 outputs][row of taps][16 pairs][output of the tile][pair of the tile], with the pairs of a
+    row's columns one after the other.
+    """
+    out, inputs, rows = weight.shape[:3]
+    w = F.pad(weight.float().flatten(2), (0, 0, 0, inputs % 2, 0, -out % _TILE))
+    w = _pairs(w).unflatten(2, (rows, -1)).permute(0, 2, 3, 1).flatten(2)
+    w = F.pad(w, (0, -w.shape[2] % _TILE))
+    return w.view(-1, _TILE, rows, w.shape[2] // _TILE, _TILE).permute(0, 2, 3, 1, 4).flatten()
+
+
+def _pairs(w: Tensor) -> Tensor:
+    """Round (out, inputs, taps) to bfloat16, two inputs in a float32's place."""
+    pairs = w.bfloat16().unflatten(1, (-1, 2)).transpose(2, 3)
+    return pairs.reshape(-1, 2).view(torch.float32).reshape(pairs.shape[:3])
 
 
 def densenet_ref(folded: Sequence[Tensor], shape: DenseNetShape, x: Tensor) -> Tensor:
