@@ -32,20 +32,22 @@ struct DenseNetShape {
 // The matrix unit is slow where what it loads lies across cache lines. With `tiles` every row
 // begins on one instead, no zero need follow it, and a 3x3 convolution reads three copies of a
 // plane, moved by a pixel to the right, not at all, and to the left, with the zeros that belong
-// there.
+// there. Small images stand side by side.
 struct Plane {
   int64_t height, width, images;
-  int64_t pitch;   // from a row to the next
-  int64_t span;    // positions that are computed: all rows, in whole vectors
-  int64_t lead;    // zeros before position 0 of a plane that a 3x3 convolution reads
-  int64_t stride;  // from one such plane to the next, an odd number of cache lines
-  int64_t packed;  // from one plane to the next where nothing lies around it
+  int64_t pitch;    // from a row to the next
+  int64_t abreast;  // images side by side
+  int64_t span;     // positions that are computed: all rows, in whole vectors
+  int64_t lead;     // zeros before position 0 of a plane that a 3x3 convolution reads
+  int64_t stride;   // from one such plane to the next, an odd number of cache lines
+  int64_t packed;   // from one plane to the next where nothing lies around it
 
   Plane(int64_t height, int64_t width, int64_t images, bool tiles)
       : height(height),
         width(width),
         images(images),
-        pitch(tiles ? round_up(width, 16) : width + 1) {
+        pitch(tiles ? round_up(width, 16) : width + 1),
+        abreast(tiles ? pitch / width : 1) {
     span = reach(images);
     lead = round_up(pitch + 1, 16);
     stride = lead + span + lead;
@@ -54,9 +56,14 @@ struct Plane {
   }
 
   // Of `span` what holds the first `count` images.
-  int64_t reach(int64_t count) const { return round_up((count * (height + 1) - 1) * pitch, 16); }
+  int64_t reach(int64_t count) const {
+    const int64_t rows = (count + abreast - 1) / abreast;
+    return round_up((rows * (height + 1) - 1) * pitch, 16);
+  }
 
-  int64_t at(int64_t image, int64_t y) const { return (image * (height + 1) + y) * pitch; }
+  int64_t at(int64_t image, int64_t y) const {
+    return (image / abreast * (height + 1) + y) * pitch + image % abreast * width;
+  }
 
   // A bit for each position: 1 at columns [from, to) of the images.
   std::vector<uint8_t> columns(int64_t from, int64_t to) const {

@@ -36,8 +36,7 @@ struct SqueezeForward {
   const DenseLayer& layer;
   const float *weights, *x;
   float* strip_memory;
-  Unit* hidden;  // [width, stride], at position 0
-  int64_t column;
+  Copies<Unit> hidden;
   uint8_t* mask;
 
   template <int kVecs>
@@ -46,11 +45,13 @@ struct SqueezeForward {
     Unit* in = reinterpret_cast<Unit*>(strip_memory);
     normalise<kVecs, Unit>(x + p, block.plane.packed, layer.channels, weights + layer.norm.scale,
                            weights + layer.norm.shift,
-                           [&](int64_t unit, int v, auto value) FR_LAMBDA {
-                             Lanes::store(in + unit * kWide + v * Lanes::kWidth, value);
+                           [&](int64_t unit, const auto& value) FR_LAMBDA {
+                             for (int v = 0; v < kVecs; ++v)
+                               Lanes::store(in + unit * kWide + v * Lanes::kWidth, value[v]);
                            });
     fill_tile<kVecs>(in, layer.squeeze.units);
-    const Activate<Unit> done{hidden + p, column, weights + layer.bias, block, mask, p};
+    const Activate<Unit> done{hidden, weights + layer.bias, block.valid.data(), mask,
+                              p,      block.plane.span};
     const Unit* w = reinterpret_cast<const Unit*>(weights + layer.squeeze.forward);
     convolve<1, kVecs>(in, kWide, 0, 0, layer.squeeze.units, w, layer.squeeze.out, done);
   }
@@ -62,18 +63,18 @@ struct NormaliseForward {
   const DenseBlock& block;
   const DenseLayer& layer;
   const float *weights, *x;
-  Unit* out;  // [channels, stride], at position 0
-  int64_t column;
+  Copies<Unit> hidden;
 
   template <int kVecs>
   FR_INLINE void strip(int64_t p) const {
-    normalise<kVecs, Unit>(
-        x + p, block.plane.packed, layer.channels, weights + layer.norm.scale,
-        weights + layer.norm.shift, [&](int64_t unit, int v, auto value) FR_LAMBDA {
-          const int64_t at = p + v * Lanes::kWidth;
-          const auto pixels = Lanes::keep(value, bits_at(block.valid.data(), at));
-          place(out + unit * block.plane.stride + at, column, pixels, block, at);
-        });
+    const BitsOf<kVecs> pixels(block.valid.data(), p);
+    const auto store = hidden.template at<kVecs>(p);
+    normalise<kVecs, Unit>(x + p, block.plane.packed, layer.channels, weights + layer.norm.scale,
+                           weights + layer.norm.shift, [&](int64_t unit, auto& value) FR_LAMBDA {
+                             for (int v = 0; v < kVecs; ++v)
+                               value[v] = Lanes::keep(value[v], pixels.of[v]);
+                             store(unit, value);
+                           });
   }
 };
 
@@ -149,8 +150,7 @@ class Pass {
   // Images x [count, C, H, W] to outputs z [count, d]; the state is what `backward` needs.
   void forward(const float* x, float* z, bool save) {
     const DenseBlock& first = plan_.blocks[0];
-    const Columns<float> input(plan_, first.plane, plan_.shape.in_channels, s_.input);
-    lay_out(x, input);
+    const Copies<float> input = lay_out(x);
     sweep<kStrip<float>>(
         first.plane.reach(count_),
         Convolve<9, float>{plan_.stem, weights_, input.middle, first.plane.stride,
@@ -184,12 +184,14 @@ class Pass {
       descend(block);
     }
     const Plane& plane = plan_.blocks[0].plane;
-    const Columns<float> gradient = stem_gradient(plane);
-    float* input = s_.input + plane.lead;
-    sweep<kStrip<float>>(
-        plane.reach(count_),
-        Convolve<9, float>{plan_.stem, weights_, gradient.middle, plane.stride, plane.pitch,
-                           gradient.column, input, plane.stride, true});
+    float *gradient = s_.gradient + plane.lead, *input = s_.input + plane.lead;
+    const auto read = [&]() -> Copies<float> {
+      if constexpr (Lanes::kMatrix) return spread(gradient, plan_.shape.channels[0], s_.hidden);
+      return {gradient, plane.stride, 1, nullptr, nullptr};
+    }();
+    sweep<kStrip<float>>(plane.reach(count_),
+                         Convolve<9, float>{plan_.stem, weights_, read.middle, plane.stride,
+                                            plane.pitch, read.column, input, plane.stride, true});
     const int64_t C = plan_.shape.in_channels, H = plane.height, W = plane.width;
     for (int64_t i = 0; i < count_; ++i)
       for (int64_t c = 0; c < C; ++c)
@@ -199,76 +201,64 @@ class Pass {
   }
 
  private:
-  // Planes for a 3x3 convolution, cleared.
+  // Planes for a 3x3 convolution, in which all but the positions of the images is zero.
   template <typename Number>
-  struct Columns {
-    Number* middle;  // position 0 of the first
-    int64_t column;  // from a copy of them to the next, 1 where there is but one
-
-    Columns(Number* middle, int64_t column) : middle(middle), column(column) {}
-    Columns(const DenseNetPlan& plan, const Plane& plane, int64_t units, Number* memory) {
-      constexpr bool kTiles = Lanes::kMatrix && !std::is_same_v<Number, float>;
-      const int64_t copies = plan.tiles() ? 3 * units : units;
-      const int64_t planes = kTiles ? ConvWeights::planes(units, 9) : copies;
-      std::memset(memory, 0, planes * plane.stride * sizeof(Number));
-      column = plan.tiles() ? units * plane.stride : 1;
-      middle = memory + plane.lead + (plan.tiles() ? column : 0);
+  Copies<Number> planes(const DenseBlock& block, int64_t units, float* memory) {
+    const Plane& plane = block.plane;
+    const int64_t copies = Lanes::kMatrix ? 3 * units : units;
+    const bool whole_tiles = Lanes::kMatrix && !std::is_same_v<Number, float>;
+    const int64_t all = whole_tiles ? ConvWeights::planes(units, 9) : copies;
+    const int64_t end = plane.lead + plane.reach(count_);
+    for (int64_t i = 0; i < copies; ++i) {
+      std::memset(memory + i * plane.stride, 0, plane.lead * sizeof(float));
+      std::memset(memory + i * plane.stride + end, 0, (plane.stride - end) * sizeof(float));
     }
-  };
-
-  // A row of floats, where a copy is moved without what moves out of the image.
-  static void place_row(float* to, int64_t column, const float* from, int64_t width) {
-    std::memcpy(to, from, width * sizeof(float));
-    if (column == 1) return;
-    std::memcpy(to - column + 1, from, (width - 1) * sizeof(float));
-    std::memcpy(to + column, from + 1, (width - 1) * sizeof(float));
+    std::memset(memory + copies * plane.stride, 0, (all - copies) * plane.stride * sizeof(float));
+    const int64_t column = Lanes::kMatrix ? units * plane.stride : 1;
+    Number* middle = reinterpret_cast<Number*>(memory) + plane.lead;
+    return {Lanes::kMatrix ? middle + column : middle, plane.stride, column, block.before.data(),
+            block.behind.data()};
   }
 
-  void lay_out(const float* x, const Columns<float>& input) {
-    const Plane& plane = plan_.blocks[0].plane;
+  // What a 3x3 convolution of floats reads, from planes that have zeros between their pixels.
+  Copies<float> spread(const float* from, int64_t channels, float* memory) {
+    const Copies<float> to = planes<float>(plan_.blocks[0], channels, memory);
+    for (int64_t p = 0; p < plan_.blocks[0].plane.reach(count_); p += Lanes::kWidth) {
+      const auto store = to.template at<1>(p);
+      for (int64_t c = 0; c < channels; ++c) store(c, {Lanes::load(from + c * to.stride + p)});
+    }
+    return to;
+  }
+
+  Copies<float> lay_out(const float* x) {
+    const DenseBlock& block = plan_.blocks[0];
+    const Plane& plane = block.plane;
     const int64_t C = plan_.shape.in_channels, H = plane.height, W = plane.width;
+    float* input = s_.input + plane.lead + (Lanes::kMatrix ? C * plane.stride : 0);
+    std::memset(s_.input, 0, (Lanes::kMatrix ? 3 : 1) * C * plane.stride * sizeof(float));
     for (int64_t i = 0; i < count_; ++i)
       for (int64_t c = 0; c < C; ++c)
         for (int64_t y = 0; y < H; ++y)
-          place_row(input.middle + c * plane.stride + plane.at(i, y), input.column,
-                    x + ((i * C + c) * H + y) * W, W);
-  }
-
-  Columns<float> stem_gradient(const Plane& plane) {
-    if (!plan_.tiles()) return {s_.gradient + plane.lead, 1};
-    const int64_t channels = plan_.shape.channels[0];
-    const Columns<float> copies(plan_, plane, channels, s_.hidden);
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t i = 0; i < count_; ++i)
-        for (int64_t y = 0; y < plane.height; ++y) {
-          const int64_t row = c * plane.stride + plane.at(i, y);
-          place_row(copies.middle + row, copies.column, s_.gradient + plane.lead + row,
-                    plane.width);
-        }
-    return copies;
+          std::memcpy(input + c * plane.stride + plane.at(i, y), x + ((i * C + c) * H + y) * W,
+                      W * sizeof(float));
+    return Lanes::kMatrix ? spread(input, C, s_.input) : planes<float>(block, C, s_.input);
   }
 
   uint8_t* mask(const DenseLayer& layer) { return reinterpret_cast<uint8_t*>(state_ + layer.mask); }
-
-  Columns<Unit> hidden(const Plane& plane, int64_t units) {
-    return {plan_, plane, units, reinterpret_cast<Unit*>(s_.hidden)};
-  }
 
   // All layers of a block: each reads the planes before its own.
   void append(const DenseBlock& block, bool save) {
     const Plane& plane = block.plane;
     const int64_t reach = plane.reach(count_);
     float* x = state_ + block.x;
-    Columns<Unit> inner = hidden(plane, block.layers.back().grow.units);
+    Copies<Unit> inner = planes<Unit>(block, block.layers.back().grow.units, s_.hidden);
     for (const DenseLayer& layer : block.layers) {
       if (layer.squeeze.out > 0) {
-        sweep<kStrip<Unit>>(reach,
-                            SqueezeForward<Unit>{block, layer, weights_, x, s_.strip, inner.middle,
-                                                 inner.column, save ? mask(layer) : nullptr});
+        sweep<kStrip<Unit>>(reach, SqueezeForward<Unit>{block, layer, weights_, x, s_.strip, inner,
+                                                        save ? mask(layer) : nullptr});
       } else {
-        inner = hidden(plane, layer.grow.units);
-        sweep<kStrip<Unit>>(
-            reach, NormaliseForward<Unit>{block, layer, weights_, x, inner.middle, inner.column});
+        inner = planes<Unit>(block, layer.grow.units, s_.hidden);
+        sweep<kStrip<Unit>>(reach, NormaliseForward<Unit>{block, layer, weights_, x, inner});
       }
       sweep<kStrip<Unit>>(
           reach, Convolve<9, Unit>{layer.grow, weights_, inner.middle, plane.stride, plane.pitch,
@@ -278,33 +268,34 @@ class Pass {
 
   // Back through the layers of a block.
   void descend(const DenseBlock& block) {
-    const Plane& plane = block.plane;
-    const int64_t growth = plan_.shape.growth, reach = plane.reach(count_);
-    float* gradient = s_.gradient + plane.lead;
-    if constexpr (std::is_same_v<Unit, float>) {
-      for (int64_t i = block.layers.size() - 1; i >= 0; --i)
-        descend(block, block.layers[i], {gradient + block.layers[i].channels * plane.stride, 1});
-    } else {
-      const Columns<Unit> appended = hidden(plane, (growth + 1) / 2);
-      for (int64_t i = block.layers.size() - 1; i >= 0; --i) {
-        const DenseLayer& layer = block.layers[i];
-        for (int64_t c = 0; c < growth; c += 2)
-          for (int64_t p = 0; p < reach; p += Lanes::kWidth) {
-            const float* from = gradient + (layer.channels + c) * plane.stride + p;
-            const V high = c + 1 < growth ? Lanes::load(from + plane.stride) : Lanes::splat(0.f);
-            place(appended.middle + c / 2 * plane.stride + p, appended.column,
-                  Lanes::pair(Lanes::load(from), high), block, p);
-          }
-        descend(block, layer, appended);
-      }
+    const int64_t reach = block.plane.reach(count_);
+    float* gradient = s_.gradient + block.plane.lead;
+    Copies<Unit> appended{};
+    if constexpr (!std::is_same_v<Unit, float>)
+      appended = planes<Unit>(block, (plan_.shape.growth + 1) / 2, s_.hidden);
+    for (int64_t i = block.layers.size() - 1; i >= 0; --i) {
+      const DenseLayer& layer = block.layers[i];
+      float* own = gradient + layer.channels * block.plane.stride;
+      if constexpr (std::is_same_v<Unit, float>)
+        appended.middle = own, appended.column = 1;
+      else
+        pair(own, reach, appended);
+      sweep<kStrip<Unit>>(
+          reach, LayerBackward<Unit>{block, layer, weights_, state_ + block.x, appended.middle,
+                                     appended.column, gradient, s_.strip, mask(layer)});
     }
   }
 
-  void descend(const DenseBlock& block, const DenseLayer& layer, const Columns<Unit>& appended) {
-    sweep<kStrip<Unit>>(block.plane.reach(count_),
-                        LayerBackward<Unit>{block, layer, weights_, state_ + block.x,
-                                            appended.middle, appended.column,
-                                            s_.gradient + block.plane.lead, s_.strip, mask(layer)});
+  // Two planes of `from` in one.
+  void pair(const float* from, int64_t reach, const Copies<Unit>& to) {
+    const int64_t growth = plan_.shape.growth;
+    for (int64_t p = 0; p < reach; p += Lanes::kWidth, from += Lanes::kWidth)
+      for (int64_t c = 0; c < growth; c += 2) {
+        const float* low = from + c * to.stride;
+        const V none = Lanes::splat(0.f);
+        V both[2][1] = {{Lanes::load(low)}, {c + 1 < growth ? Lanes::load(low + to.stride) : none}};
+        each_unit<Unit>(c, both, to.template at<1>(p));
+      }
   }
 
   // Norm, ReLU and the mean of 2x2 pixels; the 1x1 convolution, which is linear, comes after it.
@@ -348,13 +339,18 @@ class Pass {
     }
   }
 
-  // to = row where x scale + shift > 0, else 0; the row's own zeros follow its pixels.
+  // to = row where x scale + shift > 0, else 0; the row's own zeros follow its pixels, unless
+  // another image does.
   static FR_INLINE void gate_row(const float* row, const float* x, float scale, float shift,
                                  float* to, int64_t width) {
     const V s = Lanes::splat(scale), b = Lanes::splat(shift);
     for (int64_t j = 0; j < width; j += Lanes::kWidth) {
       const unsigned bits = Lanes::positive(Lanes::madd(b, Lanes::load(x + j), s));
-      Lanes::store(to + j, Lanes::keep(Lanes::load(row + j), bits));
+      const V value = Lanes::keep(Lanes::load(row + j), bits);
+      if constexpr (Lanes::kMatrix)
+        Lanes::store(to + j, value, width - j < 16 ? (1u << (width - j)) - 1 : 0xffff);
+      else
+        Lanes::store(to + j, value);
     }
   }
 

@@ -5,6 +5,7 @@
 //   V: kWidth floats; kOut, kVecs: outputs and vectors of the tile that fits into the registers.
 //   madd(acc, x, w): acc + x * w, one rounding on all but the portable set.
 //   kPairs, kMatrix: whether it multiplies pairs of bfloat16, and in a matrix unit.
+//   store(to, v, bits): only where the bit is 1.
 //   keep(v, bits): v where the bit is 1, else 0, also instead of NaN.
 #pragma once
 
@@ -37,7 +38,6 @@
 #define FR_BEGIN_AVX512 FR_BEGIN("arch=x86-64-v4,prefer-vector-width=512,avx512bf16")
 #define FR_BEGIN_AMX FR_BEGIN("arch=x86-64-v4,prefer-vector-width=512,avx512bf16,amx-tile,amx-bf16")
 #define FR_INLINE inline __attribute__((always_inline))
-#define FR_LAMBDA __attribute__((always_inline))
 
 namespace fastrobust {
 
@@ -50,7 +50,10 @@ struct Lanes {
   };
   static constexpr int kWidth = 8, kOut = 4, kVecs = 1;
   static constexpr bool kPairs = false, kMatrix = false;
-  static V pair(V low, V high);  // never called
+  static V pair(V low, V high);  // never called, nor is what follows
+  static void store(float* to, V v, unsigned bits);
+  template <int, typename P>
+  static P across(P before, P v);
 
   static FR_INLINE V splat(float a) { return {Four{a, a, a, a}, Four{a, a, a, a}}; }
   static FR_INLINE V load(const float* from) {
@@ -92,7 +95,10 @@ struct Lanes {
   using V = __m256;
   static constexpr int kWidth = 8, kOut = 6, kVecs = 2;
   static constexpr bool kPairs = false, kMatrix = false;
-  static V pair(V low, V high);  // never called
+  static V pair(V low, V high);  // never called, nor is what follows
+  static void store(float* to, V v, unsigned bits);
+  template <int, typename P>
+  static P across(P before, P v);
 
   static FR_INLINE V splat(float a) { return _mm256_set1_ps(a); }
   static FR_INLINE V load(const float* from) { return _mm256_loadu_ps(from); }
@@ -127,6 +133,7 @@ struct Lanes {
   static FR_INLINE V splat(float a) { return _mm512_set1_ps(a); }
   static FR_INLINE V load(const float* from) { return _mm512_loadu_ps(from); }
   static FR_INLINE void store(float* to, V v) { _mm512_storeu_ps(to, v); }
+  static FR_INLINE void store(float* to, V v, unsigned bits) { _mm512_mask_storeu_ps(to, bits, v); }
   static FR_INLINE V add(V a, V b) { return _mm512_add_ps(a, b); }
   static FR_INLINE V mul(V a, V b) { return _mm512_mul_ps(a, b); }
   static FR_INLINE V madd(V acc, V x, V w) { return _mm512_fmadd_ps(x, w, acc); }
@@ -149,6 +156,15 @@ struct Lanes {
   static FR_INLINE P load(const uint32_t* from) { return _mm512_loadu_si512(from); }
   static FR_INLINE void store(uint32_t* to, P v) { _mm512_storeu_si512(to, v); }
   static FR_INLINE P keep(P v, unsigned bits) { return _mm512_maskz_mov_epi32(bits, v); }
+  // 16 numbers of two vectors in a row, from `first` of the one before on.
+  template <int first>
+  static FR_INLINE P across(P before, P v) {
+    return _mm512_alignr_epi32(v, before, first);
+  }
+  template <int first>
+  static FR_INLINE V across(V before, V v) {
+    return (V)across<first>((P)before, (P)v);
+  }
   static FR_INLINE V madd(V acc, P x, P w) {
     return _mm512_dpbf16_ps(acc, (__m512bh)x, (__m512bh)w);
   }

@@ -21,7 +21,7 @@ def test_build_info_says_what_was_built():
     assert info["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert info["cuda"] is None or re.fullmatch(r"\d+\.\d", info["cuda"])
     assert bool(info["architectures"]) == (info["cuda"] is not None)
-    assert info["cpu"] in ("portable", "avx2", "avx512")
+    assert info["cpu"] in ("portable", "avx2", "avx512", "amx")
     assert info["openmp"] is True
     assert info["compiler"].startswith("g++")
 
@@ -68,7 +68,7 @@ def test_a_lesser_instruction_set_gives_the_same_bits():
         "print(fr.build_info()['cpu'], hashlib.sha256(data).hexdigest())"
     )
     answers = {}
-    for wish in ("portable", "avx2", "avx512"):
+    for wish in ("portable", "avx2", "avx512", "amx"):
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT,
             env={"FASTROBUST_CPU": wish, "PATH": "", "HOME": "/nonexistent"},

@@ -101,7 +101,7 @@ def test_a_lesser_cpu_gives_the_same_bits_but_no_bf16():
     )  # fmt: skip
     reason, bits = done.stdout.split("\n")[:2]
     assert reason == "a CPU without AVX512-BF16"
-    if fr.build_info()["cpu"] == "avx512":
+    if fr.build_info()["cpu"] in ("avx512", "amx"):
         torch.manual_seed(0)
         net = random_net(layers=[2, 1], growth=5)
         x = torch.rand(3, 1, 9, 7, requires_grad=True)

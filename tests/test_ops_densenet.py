@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import fastrobust as fr
 from fastrobust import folding
-from fastrobust.ops.densenet import DenseNetKernel, _packed, densenet_ref
+from fastrobust.ops.densenet import DenseNetKernel, _packed, _tiled, densenet_ref
 
 bf16 = pytest.mark.skipif(not fr.build_info()["bf16"], reason="needs AVX512-BF16")
 
@@ -107,6 +107,45 @@ def test_packing_by_its_definition(out):
         group = min(12, -(-(out - first) // 4) * 4)
         wanted += [w[first + o, i, t] for i in range(3) for t in range(9) for o in range(group)]
     np.testing.assert_array_equal(_packed(weight, half=False).numpy(), wanted)
+
+
+def halves(value):
+    """Return a number's bits in bfloat16."""
+    return int(torch.tensor(float(value)).bfloat16().view(torch.int16)) & 0xFFFF
+
+
+@pytest.mark.parametrize(("out", "inputs"), [(1, 1), (12, 6), (13, 7)])
+def test_pairs_by_their_definition(out, inputs):
+    """The same in bfloat16, where two inputs share a place, the first in its lower half."""
+    weight = torch.randn(out, inputs, 3, 3)
+    w = np.zeros((out + 12, inputs + 1, 9), np.float32)
+    w[:out, :inputs] = weight.flatten(2).numpy()
+    wanted = []
+    for first in range(0, out, 12):
+        for i in range(0, inputs, 2):
+            for t in range(9):
+                for o in range(first, first + min(12, -(-(out - first) // 4) * 4)):
+                    wanted.append(halves(w[o, i, t]) | halves(w[o, i + 1, t]) << 16)
+    ours = _packed(weight, half=True).numpy().view(np.uint32)
+    np.testing.assert_array_equal(ours, wanted)
+
+
+@pytest.mark.parametrize(("out", "inputs", "side"), [(1, 1, 1), (12, 37, 1), (17, 12, 3)])
+def test_tiles_by_their_definition(out, inputs, side):
+    """[16 outputs][row of taps][16 pairs][output][pair], pairs as [column of taps][pair]."""
+    weight = torch.randn(out, inputs, side, side)
+    count = (inputs + 1) // 2
+    tall, wide = -(-out // 16), -(-side * count // 16)
+    w = np.zeros((16 * tall, 2 * count, side, side), np.float32)
+    w[:out, :inputs] = weight.numpy()
+    wanted = np.zeros((tall, side, wide, 16, 16), np.uint32)
+    for o in range(out):
+        for y in range(side):
+            for k in range(side * count):
+                x, i = divmod(k, count)
+                both = halves(w[o, 2 * i, y, x]) | halves(w[o, 2 * i + 1, y, x]) << 16
+                wanted[o // 16, y, k // 16, o % 16, k % 16] = both
+    np.testing.assert_array_equal(_tiled(weight).numpy().view(np.uint32), wanted.ravel())
 
 
 def rounded_forward(folded, shape, x):
