@@ -12,6 +12,7 @@ from . import (
     __version__,
     allocator,
     commands,
+    engine,
     examining,
     inspection,
     judging,
@@ -24,6 +25,7 @@ from . import (
     trained,
 )
 from .commands import use_threads
+from .models import by_name
 from .options import (
     DataRoot,
     DataSet,
@@ -38,6 +40,7 @@ from .options import (
     Net,
     Only,
     Out,
+    Precision,
     Preset,
     Seed,
     Tables,
@@ -91,6 +94,7 @@ def paper(
     net: Net = None,
     epochs: Epochs = None,
     device: Device = "cpu",
+    precision: Precision = "fp32",
     threads: Threads = None,
     jobs: Jobs = None,
     evaluate: Evaluate = None,
@@ -111,8 +115,10 @@ def paper(
         raise ValueError(f"--evaluate must be {', '.join(lineup.BUDGETS)}, got {evaluate!r}")
     plan = presets.make(
         preset, data_set, tables=_numbers(tables), limit=limit, seed=seed, net=net, like=like,
-        only=_words(only),
+        only=_words(only), precision=precision,
     )  # fmt: skip
+    if precision != "fp32":  # does it suit? Before anything is trained, too
+        engine.prepare(by_name(plan.net).to(device), precision)
     out = out or _default_out(plan)
     jobs = _settle(plan, device, threads, jobs)
     trained.train_missing(plan, out, epochs=epochs, data_root=data_root, device=device, jobs=jobs)
@@ -172,6 +178,7 @@ def sweep_command(
     like: Like = None,
     net: Net = None,
     device: Device = "cpu",
+    precision: Precision = "fp32",
     threads: Threads = None,
     jobs: Jobs = None,
     without: Without = None,
@@ -191,10 +198,15 @@ def sweep_command(
     """
     if plan_file is not None:
         plan = Plan.read(plan_file)
+        if precision not in ("fp32", plan.precision):
+            raise ValueError(
+                f"--precision must be the plan's, {plan.precision}, got {precision}; "
+                "write it into the plan"
+            )
     else:
         plan = presets.make(
             preset, data_set, tables=_numbers(tables), limit=limit, seed=seed, net=net, like=like,
-            only=_words(only),
+            only=_words(only), precision=precision,
         )  # fmt: skip
     if show_plan:
         terminal.show_json(plan.to_json())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import attacks
+from .backends import PRECISIONS
 
 VIEWS = ("paper", "class")  # what the attack looks at: what the paper's did, or the class scores
 FIGURE_1 = 1  # the table of the cells that the search for Figure 1 may visit
@@ -117,9 +118,11 @@ class Plan:
         notes: Sentences for the reader of the report.
         like: Which of the known data sets `data_set` is a copy of, None for none: its training
             recipe holds, and the paper's numbers for it stand beside ours.
+        precision: Of the networks while an attack searches, as ``engine.prepare`` takes it;
+            decisions are float32's.
 
     Raises:
-        ValueError: There is no cell, or a number is out of range.
+        ValueError: There is no cell, a number is out of range, or there is no such precision.
     """
 
     data_set: str
@@ -131,6 +134,7 @@ class Plan:
     batch: int = 200
     notes: tuple[str, ...] = ()
     like: str | None = None
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if not self.cells:
@@ -141,6 +145,10 @@ class Plan:
                 continue
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
+            )
 
     @property
     def known_as(self) -> str:
@@ -156,8 +164,10 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON-able data; `from_json` reads it back."""
         content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        if self.like is None:  # as in the run folders of before there was such a field
-            del content["like"]
+        # As in the run folders of before there were such fields.
+        for name, usual in (("like", None), ("precision", "fp32")):
+            if content[name] == usual:
+                del content[name]
         return content
 
     @classmethod

@@ -79,6 +79,7 @@ def make(
     net: str | None = None,
     like: str | None = None,
     only: Iterable[str] | None = None,
+    precision: str = "fp32",
 ) -> Plan:
     """Return a preset's plan for a data set.
 
@@ -94,9 +95,11 @@ def make(
         net: Name of the network; that of the data set's training recipe by default.
         like: Which known data set `data_set` is a copy of, if it goes by another name.
         only: Names of the attacks to run, such as ``"PGD"``; all by default.
+        precision: Of the networks while an attack searches, see ``engine.prepare``.
 
     Raises:
-        ValueError: The preset, a table or an attack is unknown, or a number is out of range.
+        ValueError: The preset, a table, an attack or the precision is unknown, or a number is out
+            of range.
 
     >>> from fastrobust import presets
     >>> len(presets.make("quick", tables=[4]).cells)
@@ -119,6 +122,7 @@ def make(
     return Plan(
         data_set=data_set,
         like=like,
+        precision=precision,
         preset=preset,
         net=net or default_config(like or data_set, MODEL_NAMES[0]).net,
         cells=tuple(sorted(cells, key=_cost)),

@@ -111,6 +111,8 @@ def markdown(run: Run, marked: Marks, norms: Reports) -> str:
         "",
         "Rates with Wilson 95% intervals.",
     ]
+    if plan.precision != "fp32":
+        lines += ["", f"Attacks searched in {plan.precision}; decisions are float32's."]
     if drawn := _conclusions(run, norms):
         lines += ["", "## The paper's conclusions", ""]
         lines += [f"- {one.section}: {one.sentence}" for one in drawn]

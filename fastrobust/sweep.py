@@ -19,6 +19,7 @@ from .data import DataSet
 from .jobs import Turns, helpers_on
 from .measure import switched_off
 from .plans import Plan
+from .prepared import prepare
 from .progress import track
 from .store import RunFolder
 from .subject import Subject
@@ -69,7 +70,8 @@ def run(
     Raises:
         FileNotFoundError: A checkpoint or a data file is missing.
         StoreError: The folder holds another run, or a damaged run.json.
-        ValueError: There is no saving of that name.
+        ValueError: There is no saving of that name, or the plan's precision does not suit a
+            classifier or this machine.
     """
     work = _prepare(plan, out_dir, data_root, device, without)
     turns = Turns()
@@ -145,7 +147,7 @@ _MAY_CHANGE = ("cells", "device", "versions")
 def _subject(plan: Plan, held_out: DataSet, path: Path, device: str | torch.device) -> Subject:
     x, y = held_out.x_test[: plan.limit], held_out.y_test[: plan.limit]
     return Subject(
-        model=checkpoint.load(path, device=device),
+        model=prepare(checkpoint.load(path, device=device), plan.precision),
         x=x.to(device),
         y=y.to(device),
         num_classes=held_out.num_classes,

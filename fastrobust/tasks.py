@@ -70,6 +70,8 @@ def tasks_of(
             "first_success": fast and savings.first_success,
             "images_kept": images if own in sources else min(images, IMAGES_KEPT),
         }
+        if plan.precision != "fp32":
+            description["precision"] = plan.precision
         words = f"{cell.attack or 'clean'} {cell.model}"
         if cell.source is not None:
             description["source"] = cell.source

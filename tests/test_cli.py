@@ -99,6 +99,8 @@ NET_40 = "fastrobust.models:densenet"
         ),
         (["paper", "--evaluate", "hard"], "--evaluate must be quick, standard, thorough, got"),
         (["paper", "--attacks", "Pgd"], "attacks must be among BIM, CWL2, "),
+        (["paper", "--precision", "fp16"], "precision must be one of fp32, tf32, bf16, got 'fp16'"),
+        (["paper", "--precision", "tf32"], "on a GPU"),
         (["paper", "--like", "svhn"], "like must be one of digits, mnist, "),
         (["paper", "--limit", "0"], "--limit"),
         (["paper", "--colour"], "No such option"),

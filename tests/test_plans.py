@@ -41,6 +41,7 @@ GOOD = Plan(
         ({"cells": {}}, "cells must be a list"),
         ({"limit": 2.5}, "limit must be an integer"),
         ({"batch": "7"}, "batch must be an integer"),
+        ({"precision": "fp16"}, "precision must be one of fp32, tf32, bf16, got 'fp16'"),
         ({"shape": 1}, r"plan: fields must be among .*got \['shape'\]"),
     ],
 )

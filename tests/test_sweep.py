@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import torch
 from tiny_run import plan as tiny_plan
 from tiny_run import prepare
 
-from fastrobust import attacks, checkpoint, data, results, sweep, trained
+import fastrobust as fr
+from fastrobust import attacks, checkpoint, data, report, results, sweep, trained
 from fastrobust.errors import CheckpointError, StoreError
 from fastrobust.measure import measure
 from fastrobust.plans import Cell
@@ -159,6 +161,33 @@ def test_another_run_is_refused(run):
     # Fewer or more cells of the same run are welcome.
     assert sweep.run(replace(plan, cells=plan.cells[:3]), out).reused == 3
     assert len(results.read(out).results) == 3
+
+
+@pytest.mark.skipif(not fr.build_info()["bf16"], reason="needs AVX512-BF16")
+def test_in_bfloat16_attacks_search_and_float32_decides(run, monkeypatch):
+    asked = []
+    prepared = sweep.prepare
+    monkeypatch.setattr(sweep, "prepare", lambda *a: asked.append(prepared(*a)) or asked[-1])
+    plan, out = run
+    exact = out.with_name("exact")
+    shutil.copytree(out, exact)
+    sweep.run(plan, exact)
+    sweep.run(replace(plan, precision="bf16"), out)
+    assert [(m.search.precision, m.exact.precision) for m in asked] == (
+        2 * [("fp32", "fp32")] + 2 * [("bf16", "fp32")]
+    )
+    ours, others = results.read(out), results.read(exact)
+    assert ours.plan.precision == "bf16" and others.plan.precision == "fp32"
+    assert not {r.key for r in ours.results} & {r.key for r in others.results}
+    for mine, other in zip(ours.results, others.results, strict=True):
+        if mine.cell.attack is None:
+            np.testing.assert_array_equal(mine.rows["decision"], other.rows["decision"])
+        else:
+            assert abs(mine.rate.value - other.rate.value) <= 2 / 18
+    assert "Attacks searched in bf16" in report.write(out).page.read_text()
+    assert "Attacks searched" not in report.write(exact).page.read_text()
+    with pytest.raises(StoreError, match=r"hold this same run, but .*its plan\.precision is"):
+        sweep.run(plan, out)
 
 
 def test_other_weights_are_refused(run):
