@@ -1,5 +1,5 @@
-// Convolutions of bfloat16 pairs by a matrix unit (AMX: Intel 64 and IA-32 Architectures
-// Optimization Reference Manual, chapter 20), included by densenet_cpu.h in namespace amx.
+// Convolutions of bfloat16 pairs by a matrix unit (AMX, see Intel's Optimization Reference
+// Manual), included by densenet_cpu.h in namespace amx.
 //
 // It adds 16 outputs by 16 pairs of inputs (weights) times 16 pairs by 16 pixels to 16 outputs by
 // 16 pixels: in registers 0 to 3 there are the sums of four neighbours, 4 holds weights, 5 pixels.

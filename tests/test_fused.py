@@ -138,6 +138,7 @@ def by_replacing(net):
         lambda net: net.stem.weight.data.mul_(1.1),
         lambda net: setattr(net.stem.weight, "data", net.stem.weight.data * 1.1),
         lambda net: net.norm.running_var[:9].mul_(9),
+        lambda net: setattr(net.norm, "eps", 0.1),
         lambda net: net.blocks[1][0].grow.conv.weight.detach()[0].add_(1),
         lambda net: net.train()(torch.rand(9, 1, 8, 8)) is net.eval(),
         by_optimizer, by_state, by_replacing,
