@@ -1,5 +1,5 @@
 // Torch at the edge of every kernel: checks of what a user hands in, raw pointers, dispatch over
-// device, threads and element type. Only this file and binding.cpp see torch.
+// device, threads and element type. Only files named binding see torch.
 #pragma once
 
 #include <ATen/Parallel.h>

@@ -8,6 +8,7 @@ import io
 from itertools import cycle
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -126,7 +127,8 @@ def as_svg(figure: Figure) -> str:
     """Return a figure as SVG whose ink is the page's."""
     buffer = io.StringIO()
     figure.patch.set_alpha(0)
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    with rc_context({"svg.hashsalt": "fastrobust"}):  # ids that do not change from run to run
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :].replace(INK, "currentColor")
 
