@@ -115,10 +115,10 @@ def test_rivals_side_by_side_are_rivals_one_after_another(monkeypatch, block):
     """Each gets the run that it would get alone; the first success counts, else the closest."""
     x, y = digits(40)
     model = nets.trained()
-    attack = PGD(eps=0.06, steps=4, step_size=0.03, loss="margin", targets=3)
+    attack = PGD(eps=0.08, steps=4, step_size=0.04, loss="margin", targets=3)
     monkeypatch.setattr(evaluation, "lineup", lambda *_: [Stage("each", attack)])
     monkeypatch.setattr(worst_case, "BLOCK", block)
-    found = evaluate(model, x, y, 0.06, **QUIET)
+    found = evaluate(model, x, y, 0.08, **QUIET)
     order = rivals(model(x).detach(), y, 3)
     runs = [attack.run(model, x, y, rivals=order[:, k : k + 1]) for k in range(3)]
     right = model.predict(x) == y
