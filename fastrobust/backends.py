@@ -6,7 +6,7 @@ goes back is the backend's affair.
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -69,12 +69,16 @@ class Backend:
             self._per_image[size] = _kept(self, x[:1])
         return max(1, self.memory // max(1, self._per_image[size]))
 
+    def holding(self) -> AbstractContextManager[None]:
+        """Let its precision hold, whatever holds around it."""
+        if not torch.cuda.is_available():
+            return nullcontext()
+        return _tensor_cores(self.precision == "tf32")
+
     @contextmanager
     def opened(self) -> Iterator[None]:
         """While it is open the weights do not change, and its precision holds."""
-        with (
-            _tensor_cores(self.precision == "tf32") if torch.cuda.is_available() else nullcontext()
-        ):
+        with self.holding():
             yield
 
 

@@ -236,9 +236,12 @@ class Oracle:
 
     def _pre_activation(self, x: Tensor, backend: Backend) -> Tensor:
         self.evaluations += len(x)
-        return self.classifier.pre_activation(
-            x if self._dtype is None else x.to(self._dtype), backend
-        )
+        if self._dtype is not None:
+            x = x.to(self._dtype)
+        if backend is self.search:  # its precision holds, as it must on the way back
+            return self.classifier.pre_activation(x, backend)
+        with backend.holding():
+            return self.classifier.pre_activation(x, backend)
 
     def _chunks(
         self, x: Tensor, y: Tensor, sign: Tensor, *others: Tensor | None
@@ -284,8 +287,8 @@ def oracle(model: Model, device: torch.device) -> Iterator[Oracle]:
         torch.autocast(device.type, enabled=False),
         evaluating(classifier),
         _frozen(classifier),
-        prepared.search.opened(),
         prepared.exact.opened(),
+        prepared.search.opened(),
     ):
         yield Oracle(classifier, prepared.search, prepared.exact, prepared.graph)
 

@@ -15,6 +15,8 @@ from torch.nn import functional as F  # noqa: N812
 import fastrobust as fr
 from fastrobust import backends, engine
 from fastrobust.attacks import CWL2, PGD, DeepFool
+from fastrobust.classifier import as_classifier
+from fastrobust.prepared import Prepared
 
 bf16 = pytest.mark.skipif(not fr.build_info()["bf16"], reason="needs AVX512-BF16")
 
@@ -265,3 +267,34 @@ def test_no_product_is_rounded_more_than_was_wished(monkeypatch, backend):
     with backends.choose(net, backend).opened():
         assert not any(place.allow_tf32 for place in places)
     assert [place.allow_tf32 for place in places] == before
+
+
+def test_a_search_in_tf32_is_one_both_ways_and_float32_decides(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    seen = []
+
+    class Watch(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            seen.append(("forward", torch.backends.cuda.matmul.allow_tf32))
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            seen.append(("backward", torch.backends.cuda.matmul.allow_tf32))
+            return grad
+
+    class Watched(nn.Module):
+        def forward(self, x):
+            return Watch.apply(x.flatten(1)) * 2
+
+    net = Watched()
+    classifier = as_classifier(net)
+    model = Prepared(classifier, backends.Backend(net, "tf32"), backends.Backend(net, "fp32"))
+    x, y = torch.rand(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64)
+    with engine.oracle(model, x.device) as network:
+        network.gradient(x, y, "ce", torch.full((3,), -1.0), confirm=True)
+        network.decide(x)
+    kinds = {("forward", True), ("backward", True), ("forward", False)}
+    assert set(seen) == kinds and seen[0] == ("forward", True) and seen[-1] == ("forward", False)
+    assert not torch.backends.cuda.matmul.allow_tf32
