@@ -77,9 +77,10 @@ def prepare(
         precision: of the network's matrix products while an attack searches: ``"fp32"``;
             ``"tf32"``, NVIDIA's 19 bits, on a GPU; ``"bf16"``, bfloat16 operands with float32 sums,
             by the fused engine only, and on a CPU with AVX512-BF16 or a matrix unit (AMX), where
-            it is about twice as fast as float32. The last layer, head, loss and update are always float32, and
-            so is the network that decides, in the end and wherever a search believes that it has
-            reached its goal (but for DeepFool, which looks at the scores that it follows).
+            it is about twice as fast as float32. The last layer, head, loss and update are always
+            float32, and so is the network that decides, in the end and wherever a search believes
+            that it has reached its goal (but for DeepFool, which looks at the scores that it
+            follows).
         memory: bytes that one call may keep for the way back; a larger batch is cut. By default
             what 256 CIFAR-10 images keep, or, in the fused engine, 64 MiB.
         backend: ``"auto"``: the fused engine for a DenseNet of :mod:`fastrobust.models`, else
