@@ -51,6 +51,7 @@ double matrix_rate() {
     unsigned short bytes[16] = {64, 64, 64, 64, 64, 64};
     unsigned char rows[16] = {16, 16, 16, 16, 16, 16};
   } shape;
+  asm volatile("" ::"r"(&shape) : "memory");  // for GCC 12 eight bytes of it are read
   _tile_loadconfig(&shape);
   double best = 0;
   for (int repeat = 0; repeat < kRepeats; ++repeat) {

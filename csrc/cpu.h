@@ -58,8 +58,7 @@ inline Isa best_isa() {
   return Isa::kPortable;
 }
 
-// The one in use: the best, or a lesser one named by
-// FASTROBUST_CPU=portable|avx2|avx512.
+// The one in use: the best, or a lesser one that FASTROBUST_CPU names: portable, avx2, avx512.
 inline Isa& active_isa() {
   static Isa isa = [] {
     const Isa best = best_isa();

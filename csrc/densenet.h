@@ -125,9 +125,9 @@ struct DenseBlock {
   Affine norm;             // at its end
   ConvWeights transition;  // 1x1; out = 0 at the last block
   int64_t x;               // in the state: [channels, plane.packed] what the layers have appended
-  // [plane.span / 8] a bit for each position: 1 at pixels, at those with one to their right, and at
-  // those with one to their left.
-  std::vector<uint8_t> valid, before, behind;
+  // [plane.span / 8] a bit for each position: 1 at pixels, at those with another to their left, and
+  // at those with another to their right.
+  std::vector<uint8_t> valid, has_left, has_right;
 };
 
 // Where everything lies, in floats. The weights stand in the order of this constructor, each on a
@@ -203,8 +203,8 @@ inline DenseNetPlan::DenseNetPlan(const DenseNetShape& wish, int64_t images, Ope
       block.transition = convolution(now, shape.channels[b + 1], 1, Operands::kFloats);
     block.x = keep(now * plane.packed + 16);  // a row is read in whole vectors
     block.valid = plane.columns(0, plane.width);
-    block.before = plane.columns(0, plane.width - 1);
-    block.behind = plane.columns(1, plane.width);
+    block.has_left = plane.columns(1, plane.width);
+    block.has_right = plane.columns(0, plane.width - 1);
     blocks.push_back(block);
   }
   linear = take(last().channels * shape.outputs);

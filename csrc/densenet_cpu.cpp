@@ -29,6 +29,7 @@ FR_BEGIN_AMX
 namespace amx {
 #define FR_MATRIX
 #include "densenet_cpu.h"
+#undef FR_MATRIX
 }  // namespace amx
 FR_END
 #endif

@@ -91,8 +91,8 @@ class Pass {
     std::memset(memory + copies * plane.stride, 0, (all - copies) * plane.stride * sizeof(float));
     const int64_t column = Lanes::kMatrix ? units * plane.stride : 1;
     Number* middle = reinterpret_cast<Number*>(memory) + plane.lead;
-    return {Lanes::kMatrix ? middle + column : middle, plane.stride, column, block.before.data(),
-            block.behind.data()};
+    return {Lanes::kMatrix ? middle + column : middle, plane.stride, column, block.has_left.data(),
+            block.has_right.data()};
   }
 
   // What a 3x3 convolution of floats reads, from planes that have zeros between their pixels.

@@ -11,6 +11,7 @@ class TileRegisters {
   TileRegisters() {
     Shape shape{};
     for (int i = 0; i < 6; ++i) shape.rows[i] = 16, shape.bytes[i] = 64;
+    asm volatile("" ::"r"(&shape) : "memory");  // for GCC 12 eight bytes of it are read
     _tile_loadconfig(&shape);
   }
   ~TileRegisters() { _tile_release(); }

@@ -72,15 +72,15 @@ template <typename Unit>
 struct Copies {
   Unit* middle;  // position 0 of the first
   int64_t stride, column;
-  const uint8_t *before, *behind;  // of the block
+  const uint8_t *has_left, *has_right;  // of the block
 
   // Of vectors from a position on, which follow those that were stored last.
   template <int kVecs>
   struct At {
     Unit* to;
     int64_t stride, column;
-    BitsOf<kVecs> left;       // has a pixel to its left
-    BitsOf<kVecs + 1> right;  // has one to its right, from the vector before on
+    BitsOf<kVecs> has_left;
+    BitsOf<kVecs + 1> has_right;  // from the vector before on
 
     template <typename Value>
     FR_INLINE void operator()(int64_t unit, const Value (&value)[kVecs]) const {
@@ -93,10 +93,10 @@ struct Copies {
         for (int v = 0; v <= kVecs; ++v, own += Lanes::kWidth) {
           const Value now = v < kVecs ? value[v < kVecs ? v : 0] : Lanes::splat(Unit(0));
           const Value next = Lanes::template across<1>(last, now);
-          Lanes::store(own - Lanes::kWidth + column, Lanes::keep(next, right.of[v]));
+          Lanes::store(own - Lanes::kWidth + column, Lanes::keep(next, has_right.of[v]));
           if (v < kVecs) {
             const Value previous = Lanes::template across<15>(last, now);
-            Lanes::store(own - column, Lanes::keep(previous, left.of[v]));
+            Lanes::store(own - column, Lanes::keep(previous, has_left.of[v]));
           }
           last = now;
         }
@@ -106,8 +106,11 @@ struct Copies {
 
   template <int kVecs>
   FR_INLINE At<kVecs> at(int64_t position) const {
-    return {
-        middle + position, stride, column, {behind, position}, {before, position - Lanes::kWidth}};
+    return {middle + position,
+            stride,
+            column,
+            {has_left, position},
+            {has_right, position - Lanes::kWidth}};
   }
 };
 
