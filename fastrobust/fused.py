@@ -86,7 +86,8 @@ class FusedDenseNet:
         if self._mark is None:
             self.refresh()
         size = (x.shape[2], x.shape[3])
-        if size not in self._compared and len(x):
+        # Nothing is learned from NaN: autograd's gradient at it is a convention.
+        if size not in self._compared and len(x) and x.isfinite().all():
             with torch.autocast(x.device.type, enabled=False):
                 self._compare(x.detach()[torch.arange(_COMPARED, device=x.device) % len(x)])
             self._compared.add(size)

@@ -195,6 +195,13 @@ def test_the_first_use_is_compared_with_autograd(wrong):
     assert engine.prepare(model, backend="autograd")(torch.rand(2, 1, 8, 8)).shape == (2, 10)
 
 
+def test_images_of_nan_give_nan_and_are_not_compared(wrong):
+    model, x = engine.prepare(random_net(layers=[1, 1])), torch.rand(2, 1, 8, 8)
+    assert model(torch.full_like(x, torch.nan)).isnan().all()
+    with pytest.raises(RuntimeError, match="outputs must be autograd's"):
+        model(x)
+
+
 def test_the_comparison_looks_at_gradients_and_at_every_size(monkeypatch):
     backward, model = DenseNetKernel.backward, engine.prepare(random_net(layers=[1, 1]))
     model(torch.rand(2, 1, 8, 8))
