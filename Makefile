@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= runs/digits-quick
-SOURCES := setup.py $(wildcard csrc/*)
+SOURCES := setup.py $(shell find csrc -type f)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: all paper test lint kernels pytest bench gpu clean
@@ -24,7 +24,7 @@ lint: .venv/built
 	ruff check
 	ruff format --check
 	mypy
-	clang-format --dry-run -Werror csrc/*.h csrc/*.cpp csrc/*.cu* csrc/tests/*
+	clang-format --dry-run -Werror $$(find csrc -type f)
 
 # The C++ tests once as they are and once under the address and undefined behaviour sanitizers.
 kernels: .venv/built

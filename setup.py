@@ -1,8 +1,8 @@
 """Build fastrobust._C, the kernels: with CUDA where torch and nvcc have it, else for the CPU."""
 
-import hashlib
 import os
 import re
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from setuptools import setup
 
-CSRC = Path(__file__).parent / "csrc"
+ROOT = Path(__file__).parent
+CSRC = ROOT / "csrc"
 
 
 def toolkit() -> str | None:
@@ -44,20 +45,19 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtensio
 # (-ffp-contract=off, -fmad=false), so that every CPU and GPU computes the same bits.
 host = ["-O3", "-std=c++20", "-fopenmp", "-ffp-contract=off", "-fno-math-errno"]
 flags = {"cxx": [*host, "-fno-trapping-math"], "nvcc": ["-O3", "-std=c++20", "-fmad=false"]}
-# fastrobust.build.sources_digest computes the same, and so tells a stale build.
-digest = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(CSRC.glob("*.*")))).hexdigest()[:16]
+listed = runpy.run_path(str(ROOT / "fastrobust" / "ops" / "sources.py"))
+digest = listed["sources_digest"](CSRC)
 architectures = os.environ["TORCH_CUDA_ARCH_LIST"] if cuda else ""
 # The facts go to binding.cpp alone, so that a change of one kernel compiles that kernel alone.
 flags["cxx"] += [f'-DFR_SOURCES="{digest}"', f'-DFR_ARCHITECTURES="{architectures}"']
-files = [f"csrc/{path.name}" for path in CSRC.glob("*.*")]
+files = [str(path.relative_to(ROOT)) for path in listed["sources"](CSRC)]
 extension = (CUDAExtension if cuda else CppExtension)(
     name="fastrobust._C",
     sources=[
-        "csrc/binding.cpp",
-        "csrc/densenet_cpu.cpp",
-        *(sorted(f for f in files if f.endswith(".cu")) if cuda else []),
+        *(f for f in files if f.endswith(".cpp") or (cuda and f.endswith(".cu"))),
     ],
     depends=files,
+    include_dirs=[str(CSRC)],
     define_macros=[("FR_CUDA", None)] * cuda,
     extra_compile_args=flags,
     extra_link_args=["-fopenmp", "-s"],

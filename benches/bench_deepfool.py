@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 import fastrobust as fr
-from fastrobust import allocator, engine
 from fastrobust.attacks import AttackResult, DeepFool
-from fastrobust.train import default_config, train
+from fastrobust.engine import gradients
+from fastrobust.train.training import default_config, train
+from fastrobust.utils import malloc
 
 from .timer import interleave, ratio
 
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=35)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # a small layer does not share
-    allocator.keep_freed_memory()
+    malloc.keep_freed_memory()
     digits, name = fr.data.load("digits"), "O:SOFTMAX:CE"
     config = default_config("digits", name, epochs=options.epochs)
     with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +44,7 @@ def compare(model: fr.Classifier, x: Tensor, y: Tensor) -> str:
     """Time both ways in turn; say also where their results differ."""
     found: dict[str, list[AttackResult]] = {}
 
-    plain = engine.prepare(model, backend="autograd")
+    plain = gradients.prepare(model, backend="autograd")
 
     def attack(name: str, network: fr.Classifier, size: int) -> None:
         rows = zip(x.split(size), y.split(size), strict=True)

@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 
 import fastrobust as fr
-from fastrobust import engine, folding
-from fastrobust.ops.densenet import densenet_ref
+from fastrobust.engine import folding
+from fastrobust.engine import gradients as engine
+from fastrobust.ops.densenet_op import densenet_ref
 
 from .bench_ops import machine
 from .timer import interleave, ratio

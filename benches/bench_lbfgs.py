@@ -19,9 +19,11 @@ from scipy.optimize import fmin_l_bfgs_b
 from torch import Tensor
 
 import fastrobust as fr
-from fastrobust import data, engine, slots, train
+from fastrobust import data
 from fastrobust.attacks import LBFGS, random_targets
 from fastrobust.attacks.targets import goal
+from fastrobust.engine import gradients, scheduler
+from fastrobust.train import training
 
 from .timer import interleave, ratio
 
@@ -32,7 +34,7 @@ CASES = (("O:SOFTMAX:CE", 1.0), ("R:TANH:MSE", 10.0))
 class Problem:
     """Images on their way to targets; both ways to minimise leave where they end."""
 
-    network: engine.Oracle
+    network: gradients.Oracle
     x: Tensor
     target: Tensor
     const: float
@@ -43,7 +45,7 @@ class Problem:
         """All images at once."""
         attack = LBFGS(initial_const=self.const, binary_search_steps=1)
         state = attack.start(self.network, self.x, goal(self.network, self.x, None, self.target))
-        slots.drive(attack, self.network, state)
+        scheduler.drive(attack, self.network, state)
         self.evaluations = float(state.queries.double().mean()) / 2
         self.ends = state.point
 
@@ -77,9 +79,9 @@ class Problem:
 
 def classifier(name: str, digits: data.DataSet) -> fr.Classifier:
     """Train one for a few epochs."""
-    config = train.default_config("digits", name, epochs=8)
+    config = training.default_config("digits", name, epochs=8)
     with TemporaryDirectory() as folder:
-        return train.train(digits, name, config, Path(folder) / "net.safetensors")
+        return training.train(digits, name, config, Path(folder) / "net.safetensors")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -96,8 +98,11 @@ def main(arguments: list[str] | None = None) -> None:
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, const in CASES:
         model = classifier(name, digits)
-        plain = engine.prepare(model, backend="autograd")
-        with engine.oracle(plain, x.device) as slow, engine.oracle(model, x.device) as network:
+        plain = gradients.prepare(model, backend="autograd")
+        with (
+            gradients.oracle(plain, x.device) as slow,
+            gradients.oracle(model, x.device) as network,
+        ):
             one, same, all_ = (Problem(n, x, target, const) for n in (slow, network, network))
             calls = {"one": one.one_by_one, "same": same.one_by_one, "all": all_.batched}
             timings = interleave(calls, seconds=0, least=options.rounds)

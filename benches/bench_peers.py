@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import fastrobust as fr
-from fastrobust import allocator
+from fastrobust.utils import malloc
 
 from .bench_sweep import trained
 from .timer import interleave, ratio
@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", type=Path, help="run folder with the classifier")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    allocator.keep_freed_memory()
+    malloc.keep_freed_memory()
     modules = found()
     versions = {name: version(name) for name in ("torch", *modules)}
     digits = fr.data.load("digits")

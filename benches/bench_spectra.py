@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import fastrobust as fr
-from fastrobust.torus import Torus, torus
+from fastrobust.spectral.fourier import Torus, torus
 
 from .timer import Timing, ratio, turns
 

@@ -15,14 +15,15 @@ from pathlib import Path
 import torch
 
 import fastrobust as fr
-from fastrobust import allocator, measure
-from fastrobust.flows import Savings
-from fastrobust.plans import Cell
-from fastrobust.recipes import MODEL_NAMES, default_config
-from fastrobust.subject import Subject
-from fastrobust.tally import Measurement
-from fastrobust.train import train
-from fastrobust.trained import checkpoint_path
+from fastrobust.runs.folder import checkpoint_path
+from fastrobust.runs.plan import Cell
+from fastrobust.sweep import measure
+from fastrobust.sweep.collect import Measurement
+from fastrobust.sweep.rows import Savings
+from fastrobust.sweep.testbed import Subject
+from fastrobust.train.recipes import MODEL_NAMES, default_config
+from fastrobust.train.training import train
+from fastrobust.utils import malloc
 
 from .timer import Timing, ratio
 
@@ -126,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", type=Path, help="run folder with the three classifiers")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    allocator.keep_freed_memory()  # as the command line does
+    malloc.keep_freed_memory()  # as the command line does
     digits = fr.data.load("digits", splits=("test",))
     x, y = digits.x_test[: options.images], digits.y_test[: options.images]
     with trained(options.models) as models:

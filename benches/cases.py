@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastrobust.ops.cw_step import CwRows, cw_step_ref_, launch_cw_step
-from fastrobust.ops.decode import decode, decode_ref
-from fastrobust.ops.deepfool import deepfool_ref_, launch_deepfool
-from fastrobust.ops.head import head_ref, launch_head, tanh_mse, tanh_mse_ref
-from fastrobust.ops.lbfgs import launch_lbfgs, lbfgs_direction_ref
-from fastrobust.ops.square import SquareRows, launch_square, square_ref_
-from fastrobust.ops.start import launch_start, random_start_ref_
-from fastrobust.ops.step import launch_step, step_ref_
+from fastrobust.ops.cw_step_op import CwRows, cw_step_ref_, launch_cw_step
+from fastrobust.ops.decode_op import decode, decode_ref
+from fastrobust.ops.deepfool_op import deepfool_ref_, launch_deepfool
+from fastrobust.ops.head_op import head_ref, launch_head, tanh_mse, tanh_mse_ref
+from fastrobust.ops.lbfgs_op import launch_lbfgs, lbfgs_direction_ref
+from fastrobust.ops.random_start_op import launch_start, random_start_ref_
+from fastrobust.ops.square_op import SquareRows, launch_square, square_ref_
+from fastrobust.ops.step_op import launch_step, step_ref_
 
 from .torch_cw import TorchCW
 from .torch_head import TorchHead

@@ -8,8 +8,8 @@ look at whether there are any; and tanh(w) is kept from the step before.
 import torch
 from torch import Tensor
 
-from fastrobust.attacks.search import bisect
-from fastrobust.ops.cw_step import CwRows
+from fastrobust.attacks.const_search import bisect
+from fastrobust.ops.cw_step_op import CwRows
 
 
 class TorchCW:

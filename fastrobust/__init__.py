@@ -1,19 +1,31 @@
-"""Measure how robust a classifier really is, fast.
+"""Measure how robust a classifier is, fast.
 
-Import as ``import fastrobust as fr``. The kernels, heads and attacks need torch and numpy alone;
-data sets, training, sweeps and reports need the ``paper`` extra and load on first use.
+Import as ``import fastrobust as fr``. Kernels, heads, attacks and spectra need torch and numpy
+alone. The other names need the ``paper`` extra and are imported on first use.
 """
 
 import importlib
 from typing import Any
 
-from . import attacks, engine, heads, models, ops, spectral
-from .build import build_info
-from .classifier import Classifier
-from .codebook import Codebook
-from .errors import CheckpointError, StoreError
+from . import attacks, engine, models, ops, spectral
+from ._version import __version__
+from .models import heads
+from .models.classifier import Classifier
+from .models.codebook import Codebook
+from .ops.extension import build_info
+from .utils.errors import CheckpointError, StoreError
 
-__version__ = "0.1.0"
+# Where each name is that is imported on first use.
+_ON_FIRST_USE = {
+    "checkpoint": "models.checkpoint",
+    "data": "data",
+    "evaluate": "evaluation",
+    "plans": "runs.plan",
+    "presets": "paper.presets",
+    "report": "report",
+    "sweep": "sweep",
+    "train": "train",
+}
 
 __all__ = [
     "CheckpointError",
@@ -28,16 +40,16 @@ __all__ = [
     "models",
     "ops",
     "spectral",
+    *_ON_FIRST_USE,
 ]
-
-# `evaluate` is a function of the module evaluation; the others are modules.
-_ON_FIRST_USE = ("checkpoint", "data", "plans", "presets", "report", "sweep", "train")
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs the ``paper`` extra when it is first named."""
-    if name == "evaluate":
-        return importlib.import_module(f"{__name__}.evaluation").evaluate
-    if name in _ON_FIRST_USE:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_ON_FIRST_USE[name]}")
+    return module.evaluate if name == "evaluate" else module
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

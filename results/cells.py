@@ -4,8 +4,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastrobust import verdicts
-from fastrobust.recipes import MODEL_NAMES
+from fastrobust.evaluation import files
+from fastrobust.train.recipes import MODEL_NAMES
 
 HERE = Path(__file__).parent
 # Per data set the run folders, from the one with the most images to the one with the fewest.
@@ -98,9 +98,9 @@ def find(data_set: str, **wanted: object) -> Row | None:
     return None
 
 
-def judged(data_set: str) -> list[verdicts.Verdict]:
+def judged(data_set: str) -> list[files.Verdict]:
     """Return the evaluations of a data set's classifiers."""
-    runs = (verdicts.read(HERE / run, MODEL_NAMES) for run in RUNS[data_set])
+    runs = (files.read(HERE / run, MODEL_NAMES) for run in RUNS[data_set])
     return [one for found in runs for one in found]
 
 

@@ -16,10 +16,10 @@ from cells import NAMES
 from torch import Tensor
 
 import fastrobust as fr
-from fastrobust import paper
 from fastrobust.attacks import BIM, CWL2, FGSM, LBFGS, MIM, PGD, DeepFool, ModifiedCWL2
-from fastrobust.heads import Surrogate
-from fastrobust.recipes import MODEL_NAMES
+from fastrobust.models.heads import Surrogate
+from fastrobust.paper import printed
+from fastrobust.train.recipes import MODEL_NAMES
 
 HERE = Path(__file__).parent
 CE, MSE, CODED = MODEL_NAMES
@@ -77,7 +77,7 @@ def standardised(images: Images) -> Iterator[Row]:
         clipped = ((x - model.mean) / model.std).clamp(0, 1) * model.std + model.mean
         yield (
             name, share(model.predict(x) == y), share(model.predict(clipped) == y),
-            paper.lookup(3, "cifar10", name, "CWL2", 0.01),
+            printed.lookup(3, "cifar10", name, "CWL2", 0.01),
         )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def units_of_eps(images: Images) -> Iterator[Row]:
                 yield (
                     name, kind.__name__, eps, share(pixels.decision == y),
                     share(other.decision == y),
-                    paper.lookup(3, "cifar10", name, kind.__name__, eps),
+                    printed.lookup(3, "cifar10", name, kind.__name__, eps),
                 )  # fmt: skip
 
 

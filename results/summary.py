@@ -12,9 +12,10 @@ from collections import defaultdict
 
 from cells import CELLS, HERE, NAMES, NEAR, RUNS, find, judged
 
-from fastrobust import paper, verdicts
-from fastrobust.columns import HONEST
-from fastrobust.recipes import MODEL_NAMES
+from fastrobust.evaluation import files
+from fastrobust.paper import printed as paper
+from fastrobust.paper.columns import HONEST
+from fastrobust.train.recipes import MODEL_NAMES
 
 FULL = 10_000  # test images of each data set
 # What the class view has in place of an attack of the paper's; its own name otherwise.
@@ -213,7 +214,7 @@ def cost() -> str:
                     str(len(found)), str(images), f"{seconds:,.0f}", f"{naive:,}", f"{executed:,}",
                     f"{attacked / seconds:,.1f}" if seconds else "", f"{scaled / 3600:,.1f} h",
                 ))  # fmt: skip
-            for one in verdicts.read(HERE / run, MODEL_NAMES):
+            for one in files.read(HERE / run, MODEL_NAMES):
                 sums["seconds"] += one.seconds
                 rows.append((
                     NAMES[data_set], run, f"evaluate {one.model}, eps {one.eps:g}", "1",

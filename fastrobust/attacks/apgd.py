@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..engine import Answer, Oracle
-from ..objectives import Loss
-from ..ops.start import launch_start
-from ..ops.step import into_ball, launch_step
+from ..engine.gradients import Answer, Oracle
+from ..engine.objectives import Loss
+from ..ops.random_start_op import launch_start
+from ..ops.step_op import into_ball, launch_step
 from .base import Attack
 from .state import Rows, State, beside, counters
 

@@ -13,16 +13,17 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from .. import checks, slots
-from ..engine import Answer, Model, Oracle, oracle
-from ..heads import Head
-from ..losses import ON_SCORES
-from ..objectives import Loss, label_vectors, reads_units, resembles
+from ..engine import scheduler
+from ..engine.gradients import Answer, Model, Oracle, oracle
+from ..engine.objectives import Loss, label_vectors, reads_units, resembles
+from ..engine.score_losses import ON_SCORES
+from ..models.heads import Head
+from ..utils import checks
 from .fields import CHECKS, read, written
 from .result import AttackResult
-from .rivals import rivals as highest
 from .state import Rows, State, beside
 from .targets import Goal, goal, row_index
+from .targets import rivals as highest
 
 S = TypeVar("S", bound=State)
 
@@ -138,7 +139,7 @@ class Attack(Generic[S]):
             )  # fmt: skip
             for caution in self.cautions(network, state):
                 warnings.warn(caution, UserWarning, stacklevel=2)
-            slots.drive(self, network, state)
+            scheduler.drive(self, network, state)
             result = self.judge(network, state, x)
             if lost := int(result.invalid.sum()):
                 warnings.warn(

@@ -12,11 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..engine import Oracle
-from ..heads import Head
-from ..objectives import UNITS_MARGIN, Loss, largest_unit
-from ..ops.cw_step import CwRows, launch_cw_step
-from .search import SearchAttack
+from ..engine.gradients import Oracle
+from ..engine.objectives import UNITS_MARGIN, Loss, largest_unit
+from ..models.heads import Head
+from ..ops.cw_step_op import CwRows, launch_cw_step
+from .const_search import SearchAttack
 from .state import Rows, State, beside, counters
 
 

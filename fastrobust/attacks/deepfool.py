@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..engine import Oracle
-from ..objectives import UNITS_MARGIN, Loss, resembles
-from ..ops.deepfool import launch_deepfool
+from ..engine.gradients import Oracle
+from ..engine.objectives import UNITS_MARGIN, Loss, resembles
+from ..ops.deepfool_op import launch_deepfool
 from .base import Attack
 from .state import Rows, State, counters
 

@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..engine import Oracle
-from ..objectives import Loss
-from ..ops.start import launch_start
+from ..engine.gradients import Oracle
+from ..engine.objectives import Loss
+from ..ops.random_start_op import launch_start
 from .base import Attack
 from .projections import length, to_hyperplane
 from .state import Rows, State, beside, counters

@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from functools import partial
 from typing import Any
 
-from ..objectives import LOSSES
+from ..engine.objectives import LOSSES
 
 
 def number(name: str, value: Any) -> float:

@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..engine import Answer, Oracle
-from ..objectives import Loss, largest_unit
-from ..ops.cw_step import NO_UPPER
-from .descent import DescentState, Rules, descend, put, restart, starts
-from .search import SearchAttack, bisect
+from ..engine.gradients import Answer, Oracle
+from ..engine.objectives import Loss, largest_unit
+from ..ops.cw_step_op import NO_UPPER
+from .box_lbfgs import DescentState, Rules, descend, put, restart, starts
+from .const_search import SearchAttack, bisect
 from .state import Rows, counters
 
 

@@ -12,14 +12,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..engine import Answer, Oracle
-from ..objectives import Loss
-from ..ops.square import launch_square
-from ..ops.start import launch_start
-from ..ops.step import launch_step
+from ..engine.gradients import Answer, Oracle
+from ..engine.objectives import Loss
+from ..ops.random_start_op import launch_start
+from ..ops.square_op import launch_square
+from ..ops.step_op import launch_step
 from .base import Attack
+from .square_windows import Windows, bumps, sides, tiled_bumps, tiles, windows
 from .state import Rows, State, beside, counters
-from .windows import Windows, bumps, sides, tiled_bumps, tiles, windows
 
 # Of 10000 queries those after which a square covers half as many pixels, as the authors' code has
 # them (https://github.com/max-andr/square-attack; the paper leaves out the one at 500).

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import checks
-from ..engine import Oracle
-from ..philox import philox4x32, split
+from ..engine.gradients import Oracle
+from ..ops.philox import philox4x32, split
+from ..utils import checks
 
 # Random starts count their restarts in this counter word, upwards from 0.
 _TARGETS = 0xFFFFFFFF
@@ -97,3 +97,21 @@ def goal(oracle: Oracle, x: Tensor, y: Tensor | None, target: Tensor | None) -> 
         row = int((target == y).nonzero()[0])
         raise ValueError(f"target must differ from y, got {int(y[row])} for both in row {row}")
     return Goal(target, -sign, valid, 0, None)
+
+
+def rivals(scores: Tensor, y: Tensor, count: int) -> Tensor:
+    """Return the classes other than y by descending score, (N, min(count, K - 1)) int64.
+
+    Args:
+        scores: (N, K) class scores.
+        y: (N,) int64 class that is no rival of its own.
+        count: how many.
+
+    Example:
+        >>> import torch
+        >>> rivals(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]), 9)
+        tensor([[2, 1]])
+    """
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    others = order[order != y[:, None]].view(len(y), -1)
+    return others[:, :count]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import checks
+from ..utils import checks
 
 SPLITS = ("train", "test")
 

@@ -1,15 +1,17 @@
-"""Networks: DenseNets as the paper trains them."""
+"""Networks, heads, codebooks, and the classifiers that they make."""
 
 import importlib
 from typing import Any
 
-from .densenet import DenseNet, architecture, by_name, densenet
+from .classifier import Classifier
+from .codebook import Codebook
+from .networks import DenseNet, architecture, by_name, densenet
 
-__all__ = ["DenseNet", "architecture", "by_name", "densenet"]
+__all__ = ["Classifier", "Codebook", "DenseNet", "architecture", "by_name", "densenet"]
 
 
 def __getattr__(name: str) -> Any:
-    """Show trained classifiers, which are made of networks: ``fr.models.pretrained``."""
+    # Trained classifiers need the `paper` extra: imported when first named.
     if name == "pretrained":
-        return importlib.import_module("fastrobust.pretrained").pretrained
+        return importlib.import_module(".zoo", __name__).pretrained
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,15 +4,15 @@ Every module holds, in this order: the public wrapper, the registered operation,
 (shapes only), its autograd, the unregistered fast entry ``launch_*`` and the reference ``*_ref``.
 """
 
-from .conv_spectrum import conv_spectrum, conv_spectrum_ref
-from .cw_step import CwRows, cw_step_, cw_step_ref_
-from .decode import decode, decode_ref
-from .deepfool import deepfool_, deepfool_ref_
-from .head import head, head_ref, tanh_mse, tanh_mse_ref
-from .lbfgs import lbfgs_direction, lbfgs_direction_ref
-from .square import SquareRows, square_, square_ref_
-from .start import random_start_, random_start_ref_
-from .step import step, step_, step_ref_
+from .conv_spectrum_op import conv_spectrum, conv_spectrum_ref
+from .cw_step_op import CwRows, cw_step_, cw_step_ref_
+from .decode_op import decode, decode_ref
+from .deepfool_op import deepfool_, deepfool_ref_
+from .head_op import head, head_ref, tanh_mse, tanh_mse_ref
+from .lbfgs_op import lbfgs_direction, lbfgs_direction_ref
+from .random_start_op import random_start_, random_start_ref_
+from .square_op import SquareRows, square_, square_ref_
+from .step_op import step, step_, step_ref_
 
 __all__ = [
     "CwRows",

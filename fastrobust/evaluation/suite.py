@@ -1,0 +1,120 @@
+"""Which attacks an evaluation runs: the cheapest first, since only standing images go on.
+
+``"standard"`` holds AutoAttack's standard setting (Croce and Hein, arXiv 2003.01690, section 5:
+APGD-CE, targeted APGD-DLR and FAB at 9 classes and 100 steps, Square with 5,000 queries) and more;
+``"quick"`` is a smaller version of it for daily use, ``"thorough"`` one with restarts.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..attacks import APGD, FAB, FGSM, PGD, Square
+from ..attacks.base import Attack
+from ..models.heads import Head, Surrogate
+
+BUDGETS = ("quick", "standard", "thorough")
+RIVALS = 9  # classes that a targeted attack goes for, as in AutoAttack
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything: steps of the attacks by gradient, restarts, queries of Square."""
+
+    steps: int
+    targeted_steps: int
+    rivals: int
+    restarts: int
+    queries: int
+    temperatures: tuple[float, ...]
+
+
+SIZES = {
+    "quick": Size(30, 20, 3, 1, 500, ()),
+    "standard": Size(100, 100, RIVALS, 1, 5000, (0.1, 10.0)),
+    "thorough": Size(200, 100, RIVALS, 5, 20000, (0.01, 0.1, 10.0, 100.0)),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One attack of a line-up.
+
+    Attributes:
+        name: Says it in a few words; the only one of this name in its line-up.
+        attack: The rule.
+        head: The head whose scores it climbs; None for the model's own.
+        warm: Whether it starts where a weaker attack came closest.
+    """
+
+    name: str
+    attack: Attack[Any]
+    head: Head | None = None
+    warm: bool = False
+
+
+def lineup(
+    budget: str,
+    eps: float,
+    norm: str,
+    head: Head,
+    num_classes: int,
+    clip: tuple[float, float] | None = (0.0, 1.0),
+) -> list[Stage]:
+    """Return the attacks of a budget in the order in which they are run.
+
+    Args:
+        budget: ``"quick"``, ``"standard"`` or ``"thorough"``.
+        eps: Radius of the ball, in pixel units and the units of `norm`.
+        norm: ``"linf"`` or ``"l2"``.
+        head: What the model's outputs mean: codewords and tanh units get surrogates, too.
+        num_classes: Number of classes K; some losses need three.
+        clip: Box of the pixels, or None.
+
+    Raises:
+        ValueError: There is no such budget.
+
+    Example:
+        >>> from fastrobust.heads import Softmax
+        >>> [stage.name for stage in lineup("quick", 0.1, "linf", Softmax("ce"), 10)][:3]
+        ['FGSM', 'PGD margin', 'APGD ce']
+    """
+    if budget not in SIZES:
+        raise ValueError(f"budget must be one of {', '.join(SIZES)}, got {budget!r}")
+    size = SIZES[budget]
+    ball: Any = {"eps": eps, "norm": norm, "clip": clip}
+    stages = [Stage("FGSM", FGSM(eps=eps, clip=clip))] if norm == "linf" else []
+    stages.append(Stage("PGD margin", PGD(loss="margin", steps=10, step_size=eps / 4, **ball)))
+    many: Any = {"steps": size.steps, "restarts": size.restarts, **ball}
+    # Of two classes there is one difference of scores, which "dlr" could only divide by itself.
+    dlr = "dlr" if num_classes > 2 else "margin"
+    stages.append(Stage("APGD ce", APGD(loss="ce", **many)))
+    stages.append(Stage(f"APGD {dlr}", APGD(loss=dlr, **many)))
+    stages += _surrogates(size, head, many)
+    warm = APGD(loss="margin", steps=size.steps, **ball)
+    stages.append(Stage("APGD margin, from the nearest so far", warm, warm=True))
+    targeted: Any = {"targets": size.rivals, "restarts": size.restarts, **ball}
+    steps = size.targeted_steps
+    if budget != "quick":
+        pgd = PGD(loss="margin", steps=steps // 2, step_size=5 * eps / steps, **targeted)
+        stages.append(Stage("multi-targeted PGD", pgd))
+    apgd = APGD(loss="dlr", steps=steps, **targeted)
+    stages.append(Stage("APGD targeted dlr", apgd))
+    if budget != "quick":
+        fab = FAB(steps=100, targets=RIVALS, restarts=size.restarts, **ball)
+        stages.append(Stage("FAB targeted", fab))
+    stages.append(Stage("Square", Square(queries=size.queries, **ball)))
+    return stages
+
+
+def _surrogates(size: Size, head: Head, many: dict[str, Any]) -> Iterator[Stage]:
+    """Yield attacks on smoother scores that the same decision comes from."""
+    if head.activation == "tanh":
+        bypass = Surrogate(head, tanh="bypass")
+        yield Stage("APGD margin, slope of tanh at least 0.1", APGD(loss="margin", **many), bypass)
+        for loss in ("margin", "ce"):
+            skip = Surrogate(head, tanh="skip")
+            yield Stage(f"APGD {loss}, tanh left out", APGD(loss=loss, **many), skip)
+    for temperature in size.temperatures:
+        cooled = Surrogate(head, temperature=temperature)
+        yield Stage(f"APGD ce, temperature {temperature:g}", APGD(loss="ce", **many), cooled)

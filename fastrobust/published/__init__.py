@@ -1,0 +1,1 @@
+"""Published robustness numbers, compared with each other."""

@@ -1,0 +1,1 @@
+"""What the paper concludes, and whether the numbers of a run agree."""

@@ -1,0 +1,130 @@
+"""The shapes of a table: rates of classifiers under attacks, and plain text.
+
+Every table of rates can end as text, laid out as in the paper for Markdown, or with a line per
+parameter value for a terminal; the page draws it from the richer shape.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from ..utils.stats import Rate
+from ..utils.text import TextTable
+from .flags import Mark
+
+VIEW_NAMES = {"paper": "paper's view", "class": "class view"}
+LETTERS = {"initial_const": "c", "max_steps": "m"}  # as in the paper's Table 1
+COLUMNS_PER_BLOCK = 12  # columns side by side, as in the paper
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number of a table with what belongs beside it.
+
+    Attributes:
+        rate: The number.
+        defended: The share of images that the attacker did not get.
+        paper: What the paper prints at this place, None where it prints nothing.
+        marks: Reasons to doubt it.
+        notes: Short words below it, such as what the attack claims.
+    """
+
+    rate: Rate
+    defended: float
+    paper: float | None = None
+    marks: tuple[Mark, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the paper's."""
+        return None if self.paper is None else self.rate.value - self.paper
+
+    @property
+    def text(self) -> str:
+        """Rate, interval, the paper's value and the difference, notes, signs of the marks."""
+        low, high = self.rate.interval
+        words = [f"{self.rate.value:.3f} [{low:.3f}, {high:.3f}]"]
+        if self.paper is not None:
+            words.append(f"(paper {self.paper:.3f}, {self.difference:+.3f})")
+        if self.notes:
+            words.append(f"({', '.join(self.notes)})")
+        return " ".join(words + [mark.sign for mark in self.marks])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some columns side by side: one attack, at one value of its parameter each.
+
+    Attributes:
+        name: What stands above them.
+        view: Beside the name: which view of the classifier the attack has; None where none has.
+        heads: What stands above each column.
+        entries: For every classifier, an entry per column, None where nothing is measured yet.
+    """
+
+    name: str
+    view: str | None
+    heads: tuple[str, ...]
+    entries: Mapping[str, tuple[Entry | None, ...]]
+
+    @property
+    def title(self) -> str:
+        """Name, and the view where it is not the paper's."""
+        return f"{self.name} ({self.view})" if self.view == VIEW_NAMES["class"] else self.name
+
+
+@dataclass(frozen=True)
+class RateTable:
+    """A table of rates: one of the paper's with our numbers in it, or one like them.
+
+    `models` are the names of its lines: classifiers, under transfer ``source → classifier``. A
+    table is `turned` where classifiers are to be compared attack by attack: they stand across.
+    """
+
+    title: str
+    caption: str
+    models: tuple[str, ...]
+    groups: tuple[Group, ...]
+    turned: bool = False
+
+    @property
+    def anchor(self) -> str:
+        """A name for links: ``table-3``, ``worst-case``."""
+        return "-".join(self.title.lower().replace(".", "").split()[:2])
+
+    @property
+    def blocks(self) -> tuple[tuple[Group, ...], ...]:
+        """The groups, as many at a time as fit side by side."""
+        blocks: list[list[Group]] = []
+        for group in self.groups:
+            if blocks and sum(len(g.heads) for g in (*blocks[-1], group)) <= COLUMNS_PER_BLOCK:
+                blocks[-1].append(group)
+            else:
+                blocks.append([group])
+        return tuple(map(tuple, blocks))
+
+    def as_printed(self) -> Iterator[TextTable]:
+        """Yield the blocks as the paper lays them out: a line per classifier, unless turned."""
+        if self.turned:
+            yield self.as_list()
+            return
+        for block in self.blocks:
+            heads = (f"{group.title}, {head}" for group in block for head in group.heads)
+            rows = []
+            for model in self.models:
+                entries = (entry for group in block for entry in group.entries[model])
+                rows.append((model, *map(_text, entries)))
+            yield TextTable(self.title, self.caption, ("model", *heads), tuple(rows))
+
+    def as_list(self) -> TextTable:
+        """Return the table turned round, narrow enough for a terminal: a column per classifier."""
+        rows = []
+        for group in self.groups:
+            for place, head in enumerate(group.heads):
+                entries = (group.entries[model][place] for model in self.models)
+                rows.append(("" if place else group.title, head, *map(_text, entries)))
+        return TextTable(self.title, self.caption, ("attack", "", *self.models), tuple(rows))
+
+
+def _text(entry: Entry | None) -> str:
+    return entry.text if entry else "-"

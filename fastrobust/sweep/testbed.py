@@ -1,0 +1,83 @@
+"""One classifier and the held-out images that it is judged on, always asked in one shape."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .. import attacks
+from ..attacks.targets import Goal
+from ..engine.gradients import Oracle, oracle
+from ..models.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A classifier and the held-out images that it is judged on.
+
+    Attributes:
+        model: The classifier, on the device where x is.
+        x: Images (N, C, H, W) with pixels in [0, 1].
+        y: True labels (N,).
+        num_classes: Number of classes.
+        batch: Rows the network gets at once; a last batch is filled up with copies of its last row,
+            so that no result depends on how many images there are.
+        seed: Of targets and random starts.
+    """
+
+    model: Classifier
+    x: Tensor
+    y: Tensor
+    num_classes: int
+    batch: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @cached_property
+    def clean(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Pre-activations (N, d), decisions (N,) and their validity (N,) on the clean images."""
+        with oracle(self.model, self.x.device) as network:
+            return self.decide(network, self.x)
+
+    @property
+    def decision(self) -> Tensor:
+        """Decisions (N,) on the clean images."""
+        return self.clean[1]
+
+    def decide(self, network: Oracle, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pre-activations, decisions and validity of any images of this shape."""
+        z, decision, valid = self.in_batches(images, lambda x: tuple(network.decide(x)))
+        return z, decision, valid
+
+    def in_batches(
+        self, images: Tensor, ask: Callable[..., tuple[Tensor, ...]], *beside: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Ask about images, and what belongs to each, `batch` rows at a time; join the answers."""
+        count, parts = len(images), []
+        for start in range(0, count, self.batch):
+            rows = torch.arange(start, start + self.batch, device=images.device)
+            kept = min(self.batch, count - start)
+            rows.clamp_(max=count - 1)
+            answer = ask(images[rows], *(other[rows] for other in beside))
+            parts.append(tuple(part[:kept] for part in answer))
+        return tuple(map(torch.cat, zip(*parts, strict=True)))
+
+    def goal(self, *, targeted: bool, labels: str) -> Goal:
+        """Say what an attack on every image wants.
+
+        Args:
+            targeted: Reach a random other class than the true one.
+            labels: Otherwise leave the model's ``"own"`` decision, or the ``"true"`` label.
+        """
+        z, decision, valid = self.clean
+        sign, known = torch.ones_like(self.y, dtype=self.x.dtype), torch.ones_like(valid)
+        if targeted:
+            target = attacks.random_targets(self.y, self.num_classes, self.seed)
+            return Goal(target, -sign, known, 0, z)
+        if labels == "own":
+            return Goal(decision, sign, valid, 1, z)
+        return Goal(self.y, sign, known, 0, z)

@@ -1,0 +1,331 @@
+"""What a sweep saves changes no decision and no rate; slots and order change nothing either."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_run import prepare
+from torch import nn
+
+import fastrobust as fr
+from fastrobust import attacks
+from fastrobust.engine.gradients import oracle
+from fastrobust.engine.scheduler import flow
+from fastrobust.report import results
+from fastrobust.runs.folder import RunFolder
+from fastrobust.runs.plan import Cell
+from fastrobust.sweep import measure, runner
+from fastrobust.sweep.rows import Savings
+from fastrobust.sweep.testbed import Subject
+
+CW = "max_steps=12, learning_rate=0.1"
+COUNT = 23
+
+
+def subject(head="codeword", batch=8):
+    """A small classifier in float64, so that the batch moves nothing that shows."""
+    torch.manual_seed(0)
+    book = fr.Codebook.random(4, 16, key="savings")
+    heads = {
+        "codeword": fr.heads.Codeword(book),
+        "ce": fr.heads.Softmax("ce"),
+        "mse": fr.heads.Softmax("mse"),
+    }
+    width = 16 if head == "codeword" else 4
+    net = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(24, width)
+    )  # fmt: skip
+    net[3].weight.data *= 4
+    model = fr.Classifier(net, heads[head]).double()
+    x, y = torch.rand(COUNT, 1, 4, 4).double(), torch.randint(0, 4, (COUNT,))
+    own = model.predict(x)
+    y = torch.where(torch.rand(COUNT) < 0.7, own, y)  # most images are decided right
+    return Subject(model, x, y, 4, batch=batch, seed=3)
+
+
+def cells(template, parameter, values, **fields):
+    table = 5 if fields.get("targeted") else 3
+    return [Cell(table, "a", parameter, v, "m", template.format(v), **fields) for v in values]
+
+
+def found(group, who, savings=None, hurry=True):
+    """Measure a group; return its measurements in the order of the cells."""
+    measured = {}
+    rows = []
+    measure.measure(
+        list(group), who, measured.__setitem__, rows.append, hurry=hurry, savings=savings
+    )
+    assert sum(rows) == len(group) * len(who)
+    return [measured[cell] for cell in group]
+
+
+CONSTS = (0.01, 0.1, 1, 10)
+GROUPS = {
+    "cw": cells(f"CWL2(initial_const={{}}, {CW})", "initial_const", CONSTS),
+    "cw true": cells(f"CWL2(initial_const={{}}, {CW})", "initial_const", CONSTS, labels="true"),
+    "cw targeted": cells(f"CWL2(initial_const={{}}, {CW})", "initial_const", CONSTS, targeted=True),
+    "cw weak": cells(  # many searches fail, and a larger c does not always do better
+        "CWL2(initial_const={}, max_steps=3, learning_rate=0.12)", "initial_const", (0.01, 0.1),
+        targeted=True,
+    ),
+    "cw units": cells(
+        f"CWL2(initial_const={{}}, {CW}, view='units', on_failure='clean', abort_from=1e6)",
+        "initial_const", CONSTS, targeted=True,
+    ),
+    "cw long": cells(
+        f"CWL2(initial_const={{}}, {CW}, binary_search_steps=10)", "initial_const", CONSTS[:2]
+    ),
+    "modified": cells(
+        f"ModifiedCWL2(initial_const={{}}, {CW})", "initial_const", CONSTS, targeted=True
+    ),
+    "lbfgs": cells(
+        "LBFGS(initial_const={}, max_steps=15)", "initial_const", CONSTS, targeted=True
+    ),
+    "deep": cells("DeepFool(max_steps={}, candidates=4)", "max_steps", (1, 2, 4, 9)),
+    "deep units": cells(
+        "DeepFool(max_steps={}, candidates=4, view='units')", "max_steps", (2, 1, 9)
+    ),
+    "fgsm": cells("FGSM(eps={}, loss='train')", "eps", (0.05, 0.1, 0.3)),
+    "bim": cells("BIM(eps={}, steps=3)", "eps", (0.05, 0.1, 0.3), targeted=True),
+    "mim": cells("MIM(eps={}, steps=3, keep='best')", "eps", (0.05, 0.1, 0.3)),
+    "pgd": cells("PGD(eps={}, steps=3)", "eps", (0.05, 0.1, 0.3), labels="true"),
+}  # fmt: skip
+NONE = Savings(False, False, False, False)
+
+
+@pytest.mark.parametrize("head", ["codeword", "ce"])
+@pytest.mark.parametrize("name", GROUPS)
+def test_savings_change_no_decision_and_no_rate(name, head):
+    who, group = subject(head), GROUPS[name]
+    hurry = all(measure.may_hurry(cell, who) for cell in group)
+    plain = found(group, who, NONE)
+    saved = found(group, who, hurry=hurry)
+    for cell, one, other in zip(group, plain, saved, strict=True):
+        a, b = one.rows, other.rows
+        for column in ("index", "label", "target", "clean"):
+            np.testing.assert_array_equal(a[column], b[column])
+        right = a["clean"] == a["label"]
+        # A rate: who is right, or who reached the target.
+        assert ((a["decision"] == a["label"]) == (b["decision"] == b["label"])).all()
+        np.testing.assert_array_equal(a["success"], b["success"])
+        if not cell.targeted and cell.labels == "own":  # and wrong ones are not hurried
+            np.testing.assert_array_equal(a["decision"][~right], b["decision"][~right])
+        if not other.facts["first_success"]:
+            for column in ("decision", "claimed", "queries"):
+                np.testing.assert_array_equal(a[column], b[column], err_msg=column)
+            for column in ("l2", "linf"):
+                np.testing.assert_allclose(a[column], b[column], atol=1e-7)
+            adversarial = (one.images["adversarial"], other.images["adversarial"])
+            np.testing.assert_allclose(*adversarial, atol=1e-7)
+        else:
+            assert (b["l2"] >= a["l2"] - 1e-7)[a["success"]].all()
+    if name == "cw weak":
+        assert all(0.1 < one.rows["success"].mean() < 0.9 for one in plain)
+    if hurry:
+        assert all(measured.facts["first_success"] for measured in saved)
+    spent = [sum(m.facts["executed"] for m in measured) for measured in (plain, saved)]
+    if name != "pgd":
+        assert spent[1] < spent[0]
+    naive = [sum(m.facts["naive"] for m in measured) for measured in (plain, saved)]
+    assert naive[0] == naive[1] or hurry
+
+
+def test_each_saving_is_switched_off_by_its_name():
+    assert measure.switched_off(()) == Savings()
+    assert measure.switched_off(("first-success", "prefixes")) == Savings(
+        first_success=False, prefixes=False
+    )
+    with pytest.raises(ValueError, match=r"savings must be among first-success, .*got \['all'\]"):
+        measure.switched_off(("all",))
+
+
+def test_a_search_in_units_view_is_not_hurried_where_its_test_is_another():
+    units = GROUPS["cw units"][0]
+    assert not measure.may_hurry(units, subject("codeword"))
+    assert measure.may_hurry(units, subject("ce")) and measure.may_hurry(units, subject("mse"))
+    assert not measure.may_hurry(replace(units, distances=True), subject("ce"))
+    assert not measure.may_hurry(GROUPS["fgsm"][0], subject("ce"))
+    sure = Cell(3, "a", None, None, "m", "CWL2(confidence=0.5)")
+    assert not measure.may_hurry(sure, subject("ce"))
+
+
+def test_a_search_that_leaves_a_wrong_decision_is_not_hurried():
+    """Its first success may be the true label, where its nearest is another class."""
+    line = nn.Linear(1, 3).double()  # class 0 above 0.5, class 1 below 0.4, class 2 between
+    line.weight.data = torch.tensor([[10.0], [-10.0], [0.0]]).double()
+    line.bias.data = torch.tensor([-5.0, 4.0, 0.0]).double()
+    model = fr.Classifier(nn.Sequential(nn.Flatten(), line), fr.heads.Softmax("ce"))
+    x, y = torch.full((2, 1, 1, 1), 0.55).double(), torch.tensor([0, 1])
+    who = Subject(model, x, y, 3, batch=2, seed=0)
+    (cell,) = cells("CWL2(initial_const={}, max_steps=50, learning_rate=0.4)", "initial_const", [1])
+    (plain,), (saved,) = found([cell], who, NONE), found([cell], who)
+    assert (plain.rows["clean"] == 0).all() and (plain.rows["decision"] == 2).all()
+    assert saved.rows["decision"].tolist() == [1, 2]  # the first row hurries, and is wrong anyhow
+
+
+def exact(name):
+    """A line search may need another trial where a sum is rounded otherwise."""
+    return ("decision", "claimed", "success", *(["queries"] if name != "lbfgs" else []))
+
+
+@pytest.mark.parametrize("name", ["cw targeted", "lbfgs", "deep", "mim", "pgd"])
+def test_the_number_of_slots_changes_nothing(name):
+    group = GROUPS[name]
+    few, many = (found(group, subject(batch=batch)) for batch in (3, COUNT))
+    for one, other in zip(few, many, strict=True):
+        for column in exact(name):
+            np.testing.assert_array_equal(one.rows[column], other.rows[column])
+        np.testing.assert_allclose(one.rows["l2"], other.rows["l2"], atol=1e-7)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_cell_alone_is_what_it_is_in_its_group(name):
+    who, group = subject(), GROUPS[name]
+    together = found(group, who, hurry=False)
+    for cell, one in zip(group[::2], together[::2], strict=True):
+        (alone,) = found([cell], who, hurry=False)
+        attack = attacks.from_repr(cell.attack)
+        goal = who.goal(targeted=cell.targeted, labels=cell.labels)
+        wish = {"target": goal.y} if cell.targeted else {"y": goal.y}
+        if cell.labels == "own" and not cell.targeted:
+            wish = {}
+        direct = attack.run(who.model, who.x, **wish, seed=who.seed)
+        for column in exact(name):
+            np.testing.assert_array_equal(one.rows[column], alone.rows[column], err_msg=column)
+            np.testing.assert_array_equal(one.rows[column], getattr(direct, column).numpy())
+        np.testing.assert_allclose(one.images["adversarial"], direct.adv.numpy(), atol=1e-7)
+
+
+def test_slots_are_refilled_and_keep_their_shape():
+    class Counting:
+        """Each row ends after as many updates as its ticket says."""
+
+        stride = 1
+
+        def __init__(self, uneven):
+            self.sizes, self.uneven = [], uneven
+
+        def update(self, network, state):
+            self.sizes.append(len(state))
+            state.iteration += 1
+
+        def done(self, state):
+            return state.invalid | (state.iteration >= state.index)
+
+    class Numbers:
+        def __init__(self):
+            self.left, self.came = list(range(10)), {}
+
+        def take(self, count):
+            rows, self.left = self.left[:count], self.left[count:]
+            if not rows:
+                return None
+            index = torch.tensor(rows)
+            state = attacks.base.State(
+                x0=torch.zeros(len(rows), 1), x=torch.zeros(len(rows), 1), y=index,
+                sign=torch.ones(len(rows)), index=index, seed=0, iteration=index * 0,
+                queries=index * 0, invalid=index < 0, stalled=index < 0,
+            )  # fmt: skip
+            return state, index
+
+        def look(self, state, tickets):
+            pass
+
+        def home(self, state, tickets):
+            for ticket, updates in zip(tickets.tolist(), state.iteration.tolist(), strict=True):
+                assert ticket not in self.came
+                self.came[ticket] = updates
+
+    for uneven in (False, True):
+        rule, work = Counting(uneven), Numbers()
+        flow(rule, None, work, 4)
+        assert work.came == {n: n for n in range(10)}
+        # 45 updates of rows in 4 slots; in batches of 4 they would take 3 + 7 + 9 = 19 rounds.
+        assert len(rule.sizes) < 19
+        assert set(rule.sizes) == ({4, 2, 1} if uneven else {4})
+
+
+def test_rows_of_nan_are_counted_and_cost_no_other():
+    who = subject("ce")
+    net = who.model.net
+
+    class Sometimes(nn.Module):
+        def forward(self, x):
+            return torch.where((x[:, 0, 0, 0] > 0.5)[:, None], torch.nan, net(x))
+
+    bad = (who.x[:, 0, 0, 0] > 0.5).numpy()
+    broken = replace(who, model=fr.Classifier(Sometimes(), fr.heads.Softmax("ce")).double())
+    assert 3 < bad.sum() < 20
+    for name in ("cw true", "cw targeted", "lbfgs", "deep", "bim", "mim"):
+        healthy = found(GROUPS[name], who, hurry=False)
+        for one, other in zip(found(GROUPS[name], broken, hurry=False), healthy, strict=True):
+            assert one.facts["invalid"] >= bad.sum()
+            assert (one.rows["decision"][bad] == -1).all() and not one.rows["success"][bad].any()
+            if one.facts["invalid"] == bad.sum():
+                kept = one.rows["decision"][~bad]
+                np.testing.assert_array_equal(kept, other.rows["decision"][~bad])
+
+
+def test_the_oracle_counts_what_it_asks():
+    who = subject("ce")
+    with oracle(who.model, who.x.device) as network:
+        attack = attacks.BIM(eps=0.1, steps=3)
+        goal = who.goal(targeted=True, labels="own")
+        state = attack.start(network, who.x, goal)
+        for _ in range(3):
+            attack.update(network, state)
+        attack.judge(network, state, who.x)
+        assert network.evaluations == (3 * 2 + 1) * COUNT
+
+
+# Transfers and probes
+
+
+def transfer_plan(tmp_path, **changes):
+    plan, out = prepare(tmp_path, **changes)
+    made = Cell(3, "MIM", "eps", 0.2, "O:SOFTMAX:CE", "MIM(eps=0.2, steps=3)")
+    judged = replace(made, table=6, model="R:TANH:MSE", source="O:SOFTMAX:CE")
+    return replace(plan, cells=(judged, made)), out
+
+
+def test_a_transfer_judges_the_images_of_another_classifier(tmp_path):
+    plan, out = transfer_plan(tmp_path)
+    outcome = runner.run(plan, out)
+    assert (outcome.measured, outcome.failed) == (2, [])
+    run = results.read(out)
+    judged, made = run.results
+    images = RunFolder(out).read_images(made.key)["adversarial"]
+    assert len(images) == 18
+    victim = fr.checkpoint.load(fr.sweep.checkpoint_path(out, "R:TANH:MSE"))
+    expected = victim.predict(torch.from_numpy(images)).numpy()
+    np.testing.assert_array_equal(judged.rows["decision"], expected)
+    np.testing.assert_array_equal(judged.rows["success"], expected != judged.rows["label"])
+    np.testing.assert_array_equal(judged.rows["claimed"], made.rows["success"])
+    np.testing.assert_array_equal(judged.rows["linf"], made.rows["linf"])
+    assert runner.run(plan, out).reused == 2
+    alone = replace(plan, cells=plan.cells[:1])
+    outcome = runner.run(alone, tmp_path / "run")
+    assert outcome.reused == 1
+
+
+def test_a_transfer_without_its_source_is_refused(tmp_path):
+    plan, out = transfer_plan(tmp_path)
+    outcome = runner.run(replace(plan, cells=plan.cells[:1]), out)
+    assert (
+        len(outcome.failed) == 1
+        and "must have MIM(eps=0.2, steps=3) on O:SOFTMAX:CE" in (outcome.failed[0])
+    )
+
+
+def test_a_search_measures_few_of_its_probes(tmp_path):
+    plan, out = prepare(tmp_path)
+    values = [round(0.05 * n, 2) for n in range(1, 17)]
+    probes = tuple(
+        Cell(1, "Madry", "eps", v, "O:SOFTMAX:CE", f"BIM(eps={v}, steps=3)", True, probe=True)
+        for v in values
+    )
+    plan = replace(plan, cells=probes)
+    outcome = runner.run(plan, out)
+    assert 1 <= outcome.measured <= 5 and not outcome.failed
+    assert runner.run(plan, out).measured == 0
