@@ -45,7 +45,7 @@ class Problem:
         """All images at once."""
         attack = LBFGS(initial_const=self.const, binary_search_steps=1)
         state = attack.start(self.network, self.x, goal(self.network, self.x, None, self.target))
-        scheduler.drive(attack, self.network, state)
+        scheduler.run_batch(attack, self.network, state)
         self.evaluations = float(state.queries.double().mean()) / 2
         self.ends = state.point
 

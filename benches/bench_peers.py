@@ -35,14 +35,14 @@ class Task(NamedTuple):
         steps: Adam's steps for each c, or DeepFool's at most.
         searches: Values of c, or 0 for DeepFool.
         targeted: Reach a random other class, else leave the label.
-        hasty: End the steps for a c when the objective no longer falls.
+        first_success: End the steps for a c when the objective no longer falls.
     """
 
     name: str
     steps: int
     searches: int = 0
     targeted: bool = False
-    hasty: bool = True
+    first_success: bool = True
 
 
 TASKS = (
@@ -50,7 +50,9 @@ TASKS = (
     Task("CWL2, one c, targeted", 100, 1, targeted=True),
     Task("CWL2, 5 values of c, untargeted", 100, 5),
     Task("CWL2, 5 values of c, targeted", 100, 5, targeted=True),
-    Task("CWL2, 5 values of c, targeted, every step made", 100, 5, targeted=True, hasty=False),
+    Task(
+        "CWL2, 5 values of c, targeted, every step made", 100, 5, targeted=True, first_success=False
+    ),
     Task("DeepFool, 50 steps at most", 50),
 )
 CONST, RATE, OVERSHOOT = 0.1, 0.05, 0.02
@@ -68,7 +70,7 @@ def ours(task: Task, model: fr.Classifier, x: Tensor, y: Tensor, goal: Tensor) -
             binary_search_steps=task.searches,
             max_steps=task.steps,
             learning_rate=RATE,
-            abort_early=task.hasty,
+            abort_early=task.first_success,
         )
     return lambda: attack.run(model, x, **wish).adv
 
@@ -77,7 +79,7 @@ def torchattacks(
     module: ModuleType, task: Task, model: fr.Classifier, x: Tensor, y: Tensor, goal: Tensor
 ) -> Call | None:
     """It has one c, and always looks at whether the objective falls."""
-    if task.searches > 1 or not task.hasty:
+    if task.searches > 1 or not task.first_success:
         return None
     if not task.searches:
         return lambda: module.DeepFool(model, steps=task.steps, overshoot=OVERSHOOT)(x, y)
@@ -104,7 +106,7 @@ def foolbox(
             steps=task.steps,
             stepsize=RATE,
             initial_const=CONST,
-            abort_early=task.hasty,
+            abort_early=task.first_success,
         )
     return lambda: attack.run(wrapped, x, kind(goal))
 
@@ -124,7 +126,7 @@ def adv_lib(
         initial_const=CONST,
         binary_search_steps=task.searches,
         max_iterations=task.steps,
-        abort_early=task.hasty,
+        abort_early=task.first_success,
     )
 
 

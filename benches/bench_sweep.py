@@ -38,7 +38,12 @@ def sweep(subject: Subject, savings: Savings, together: bool) -> list[Measuremen
     found: dict[Cell, Measurement] = {}
     for group in [CELLS] if together else [[cell] for cell in CELLS]:
         measure.measure(
-            group, subject, found.__setitem__, lambda rows: None, hurry=True, savings=savings
+            group,
+            subject,
+            found.__setitem__,
+            lambda rows: None,
+            first_success=True,
+            savings=savings,
         )
     return [found[cell] for cell in CELLS]
 

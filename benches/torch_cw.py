@@ -53,13 +53,13 @@ class TorchCW:
         torch.where(better.view(self.beside), r.x, r.best, out=r.best)
         self._descend(grad, torch.where(hinge > 0, r.const.to(f.dtype), 0))
         r.t += live & ~aborted
-        ended = live & (aborted | (r.t >= self.iterations) | (hit & r.hasty))
+        ended = live & (aborted | (r.t >= self.iterations) | (hit & r.first_success))
         if ended.any():
             self._search(ended)
 
     def _judge(self, hinge: Tensor, hit: Tensor) -> tuple[Tensor, ...]:
         r, l2 = self.rows, self.l2
-        live = (r.search < self.searches) & ~(r.hasty & r.won)
+        live = (r.search < self.searches) & ~(r.first_success & r.won)
         aborted = torch.zeros_like(live)
         if self.patience:
             objective = l2 + r.const.to(l2.dtype) * hinge

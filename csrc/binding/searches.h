@@ -12,7 +12,7 @@ namespace fastrobust {
 inline void cw_step_(Tensor x, Tensor w, Tensor m, Tensor v, Tensor origin, Tensor best,
                      Tensor best_l2, Tensor best_f, Tensor loss, Tensor c, Tensor lower,
                      Tensor upper, Tensor t, Tensor search, Tensor found, Tensor won, Tensor x0,
-                     Tensor grad, Tensor f, Tensor hit, Tensor hasty, int64_t iterations,
+                     Tensor grad, Tensor f, Tensor hit, Tensor first_success, int64_t iterations,
                      int64_t searches, int64_t patience, double learning_rate, double abort_from,
                      double lo, double hi) {
   require_floating(x, "x");
@@ -42,7 +42,7 @@ inline void cw_step_(Tensor x, Tensor w, Tensor m, Tensor v, Tensor origin, Tens
   grad = input(grad, "grad", x, "x");
   f = input(f, "f", x, "x");
   hit = input_flags(hit, "hit", N, x);
-  hasty = input_flags(hasty, "hasty", N, x);
+  first_success = input_flags(first_success, "first_success", N, x);
   if (x.numel() == 0) return;
   for (auto [tensor, name] : {std::pair{&x0, "x0"}, {&grad, "grad"}, {&w, "w"}, {&best, "best"}})
     require_apart(x, "x", *tensor, name);
@@ -52,7 +52,7 @@ inline void cw_step_(Tensor x, Tensor w, Tensor m, Tensor v, Tensor origin, Tens
     // clang-format off: one line for images, one for what is known of them, one for the search
     const CwStepArgs<T> args{
         out<T>(x), out<T>(w), out<T>(m), out<T>(v), out<T>(origin), in<T>(x0), in<T>(grad),
-        in<T>(f), in<bool>(hit), in<bool>(hasty), out<T>(best), out<T>(best_l2), out<T>(best_f),
+        in<T>(f), in<bool>(hit), in<bool>(first_success), out<T>(best), out<T>(best_l2), out<T>(best_f),
         out<T>(loss), out<double>(c), out<double>(lower), out<double>(upper), out<int64_t>(t),
         out<int64_t>(search), out<bool>(found), out<bool>(won), iterations, searches, patience,
         static_cast<T>(learning_rate), static_cast<T>(abort_from), make_box<T>(lo, hi), N, n};

@@ -14,20 +14,20 @@ namespace fastrobust {
 template <typename T>
 struct CwStepArgs {
   using Scalar = T;
-  T* x;               // [N, n] in: image that the network was asked about; out: the next one
-  T* w;               // [N, n] in, out: x = lo + (hi - lo) (tanh(w) + 1) / 2
-  T* m;               // [N, n] in, out: Adam's first moment; not read at iteration 0
-  T* v;               // [N, n] in, out: its second moment
-  T* origin;          // [N, n] in, out: x at iteration 0, whose distance counts
-  const T* x0;        // [N, n] clean image
-  const T* grad;      // [N, n] gradient of f by x
-  const T* f;         // [N] the loss: the hinge without its max, plus the confidence
-  const bool* hit;    // [N] whether x passes the attack's own test
-  const bool* hasty;  // [N] whether its first success ends the row
-  T* best;            // [N, n] in, out: the best image so far
-  T* best_l2;         // [N] in, out: its squared distance to the origin
-  T* best_f;          // [N] in, out: its loss while nothing has succeeded
-  T* loss;            // [N] in, out: the loss that an abort compares with
+  T* x;             // [N, n] in: image that the network was asked about; out: the next one
+  T* w;             // [N, n] in, out: x = lo + (hi - lo) (tanh(w) + 1) / 2
+  T* m;             // [N, n] in, out: Adam's first moment; not read at iteration 0
+  T* v;             // [N, n] in, out: its second moment
+  T* origin;        // [N, n] in, out: x at iteration 0, whose distance counts
+  const T* x0;      // [N, n] clean image
+  const T* grad;    // [N, n] gradient of f by x
+  const T* f;       // [N] the loss: the hinge without its max, plus the confidence
+  const bool* hit;  // [N] whether x passes the attack's own test
+  const bool* first_success;  // [N] whether its first success ends the row
+  T* best;                    // [N, n] in, out: the best image so far
+  T* best_l2;                 // [N] in, out: its squared distance to the origin
+  T* best_f;                  // [N] in, out: its loss while nothing has succeeded
+  T* loss;                    // [N] in, out: the loss that an abort compares with
   // c is float64, so that tenfold and halved values are the same in whatever order they are met.
   double* c;           // [N] in, out: weight of f
   double* lower;       // [N] in, out: largest c that failed
@@ -105,7 +105,7 @@ FR_HD CwRow<T> judged(const CwStepArgs<T>& a, int64_t row, T l2) {
   s.f = hinge;
   s.found |= hit;
   s.won |= hit;
-  s.ended = aborted || ++s.t == a.iterations || (hit && a.hasty[row]);
+  s.ended = aborted || ++s.t == a.iterations || (hit && a.first_success[row]);
   if (!s.ended) return s;
   if (s.found)
     s.upper = s.upper < s.c ? s.upper : s.c;
@@ -134,7 +134,7 @@ FR_HD void place(T* x, T* w, T* origin, const T* x0, int64_t n, Box<T> box, Team
 
 template <typename T, typename Team>
 FR_HD void compute_row(const CwStepArgs<T>& a, int64_t row, Team team, T* scratch) {
-  if (a.search[row] >= a.searches || (a.hasty[row] && a.won[row])) return;
+  if (a.search[row] >= a.searches || (a.first_success[row] && a.won[row])) return;
   const int64_t n = a.n;
   const Box<T> box = a.box;
   T *x = a.x + row * n, *w = a.w + row * n, *m = a.m + row * n, *v = a.v + row * n;

@@ -97,7 +97,7 @@ class APGD(Attack[APGDState]):
         True
     """
 
-    budget = "eps"
+    per_row = "eps"
 
     eps: float
     loss: Loss = "ce"
@@ -167,7 +167,7 @@ class APGD(Attack[APGDState]):
         spent = (state.iteration > self.steps) & (state.run + 1 >= self._runs(state))
         return spent | state.won | state.invalid
 
-    def verdict(self, network: Oracle, state: APGDState) -> Tensor:
+    def adversarial(self, network: Oracle, state: APGDState) -> Tensor:
         """Return the first success, else the iterate of highest loss."""
         return state.best
 

@@ -2,9 +2,9 @@
 
 A rule has four hooks. :meth:`Attack.init` makes the state of new rows, :meth:`Attack.advance` moves
 every row by what the network answered at it, :meth:`Attack.done` says which rows have ended, and
-:meth:`Attack.verdict` says what they return. No hook looks at another row, so whoever drives the
+:meth:`Attack.adversarial` returns their images. No hook looks at another row, so whoever runs the
 rule may take out a row that is done and put another one in its place. ``attack(model, x, y)``
-drives it over one batch, a sweep through slots (``slots.py``).
+runs it on one batch, a sweep by continuous batching (``engine/scheduler.py``).
 """
 
 import warnings
@@ -35,7 +35,7 @@ class Attack(Generic[S]):
     evaluates back to an equal attack, as does :func:`from_repr`.
     """
 
-    budget: ClassVar[str | None] = None  # the field that `run` takes per row
+    per_row: ClassVar[str | None] = None  # the field that `run` takes per row
     prefix: ClassVar[str | None] = None  # the field by which a shorter run begins a longer one
     climbs: ClassVar[bool] = True  # the loss goes up; a search for the least one goes down
     targets: int = 0  # rival classes to go for one after another
@@ -139,8 +139,8 @@ class Attack(Generic[S]):
             )  # fmt: skip
             for caution in self.cautions(network, state):
                 warnings.warn(caution, UserWarning, stacklevel=2)
-            scheduler.drive(self, network, state)
-            result = self.judge(network, state, x)
+            scheduler.run_batch(self, network, state)
+            result = self.assess(network, state, x)
             if lost := int(result.invalid.sum()):
                 warnings.warn(
                     f"the model gave NaN for {lost} of {len(x)} images: they are "
@@ -170,7 +170,7 @@ class Attack(Generic[S]):
         """
         budgets = {}
         for name, value in (("eps", eps), ("initial_const", initial_const)):
-            if name == self.budget:
+            if name == self.per_row:
                 value = getattr(self, name) if value is None else value
                 # A search multiplies and halves its c: in float64, so that equal values meet.
                 weight = name == "initial_const"
@@ -178,7 +178,7 @@ class Attack(Generic[S]):
                 numbers = checks.per_row(value, x0, name, positive=weight, dtype=dtype)
                 budgets[name] = numbers.contiguous()
             elif value is not None:
-                own = self.budget or "no budget"
+                own = self.per_row or "no budget"
                 raise TypeError(f"{type(self).__name__} must be given {own} per row, got {name}")
         self.require(wish.sign)
         label, classes, asked = None, None, wish.asked
@@ -228,7 +228,7 @@ class Attack(Generic[S]):
         """Return which rows (N,) have ended; further updates of theirs change nothing."""
         raise NotImplementedError
 
-    def verdict(self, network: Oracle, state: S) -> Tensor:
+    def adversarial(self, network: Oracle, state: S) -> Tensor:
         """Return the images (N, ...) of rows that are done."""
         raise NotImplementedError
 
@@ -276,11 +276,11 @@ class Attack(Generic[S]):
         """Whether some rows take many times as long as others."""
         return False
 
-    def hurried(self, state: S) -> Tensor:
+    def stopped_early(self, state: S) -> Tensor:
         """Return which rows (N,) ended by a first success that cut their search short."""
         return torch.zeros_like(state.invalid)
 
-    def spared(self, state: S) -> Tensor:
+    def saved_queries(self, state: S) -> Tensor:
         """Return the evaluations (N,) that the steps of a search cut short would have cost."""
         return torch.zeros_like(state.queries)
 
@@ -345,12 +345,12 @@ class Attack(Generic[S]):
         state.queries.add_(live, alpha=evaluations)
         state.invalid |= live & ~answer.valid
 
-    def judge(self, network: Oracle, state: S, x: Tensor) -> AttackResult:
+    def assess(self, network: Oracle, state: S, x: Tensor) -> AttackResult:
         """Return what rows that are done found for the images `x` (N, ...) as the caller has them.
 
         The decision is made on the images as they are returned, after the attack and apart from it.
         """
-        adv = self.verdict(network, state).to(x.dtype)
+        adv = self.adversarial(network, state).to(x.dtype)
         z, decision, valid = network.decide(adv)
         invalid = state.invalid | ~valid
         adv = torch.where(beside(invalid, x), x, adv)

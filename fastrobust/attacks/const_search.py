@@ -40,12 +40,12 @@ def bisect(found: Tensor, const: Tensor, lower: Tensor, upper: Tensor) -> tuple[
 class SearchAttack(Attack[S]):
     """What the attacks that search for c have in common.
 
-    Their state has ``const``, ``search`` (steps made), ``found``, ``won``, ``hasty`` (the first
+    Their state has ``const``, ``search`` (steps made), ``found``, ``won``, ``first_success`` (one
     success is enough), ``best``, ``best_l2`` and ``best_f``; so a scheduler can make the steps of
     several searches once. See :class:`fastrobust.ops.CwRows` for what they hold.
     """
 
-    budget = "initial_const"
+    per_row = "initial_const"
     binary_search_steps: int
 
     def tests_decision(self, head: Head) -> bool:
@@ -57,14 +57,14 @@ class SearchAttack(Attack[S]):
         """One search ends where another begins."""
         return True
 
-    def hurried(self, state: Any) -> Tensor:
+    def stopped_early(self, state: Any) -> Tensor:
         """Rows that won before their last step."""
-        return state.hasty & state.won & (state.search < self.binary_search_steps)
+        return state.first_success & state.won & (state.search < self.binary_search_steps)
 
-    def spared(self, state: Any) -> Tensor:
+    def saved_queries(self, state: Any) -> Tensor:
         """Each step that was not made counts as :meth:`cost_of_a_step` says."""
         steps = (self.binary_search_steps - state.search).clamp_min(0)
-        return (self.hurried(state) * steps * self.cost_of_a_step(state)).long()
+        return (self.stopped_early(state) * steps * self.cost_of_a_step(state)).long()
 
     def cost_of_a_step(self, state: Any) -> Tensor | float:
         """Evaluations that a step of the search takes, as far as is known."""
@@ -72,4 +72,4 @@ class SearchAttack(Attack[S]):
 
     def spent(self, state: Any) -> Tensor:
         """Whether the search is over (N,): all steps made, or a success where one is enough."""
-        return (state.search >= self.binary_search_steps) | (state.hasty & state.won)
+        return (state.search >= self.binary_search_steps) | (state.first_success & state.won)

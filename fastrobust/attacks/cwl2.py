@@ -72,7 +72,7 @@ class CWAttack(SearchAttack[CWState]):
         """All steps of the search made, or a first success where that is all that counts."""
         return self.spent(state) | state.invalid
 
-    def verdict(self, network: Oracle, state: CWState) -> Tensor:
+    def adversarial(self, network: Oracle, state: CWState) -> Tensor:
         """Return the nearest success; without one the image of least loss, or the clean one."""
         if self.on_failure == "best":
             return state.best

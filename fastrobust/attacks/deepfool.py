@@ -111,7 +111,7 @@ class DeepFool(Attack[DeepFoolState]):
         spent = state.iteration >= self.max_steps
         return spent | state.left | state.stalled | state.invalid
 
-    def verdict(self, network: Oracle, state: DeepFoolState) -> Tensor:
+    def adversarial(self, network: Oracle, state: DeepFoolState) -> Tensor:
         """Return the images moved by the steps and the overshoot, in the box."""
         adv = state.x0 + (1 + self.overshoot) * state.r
         return adv if self.clip is None else adv.clamp(*self.clip)

@@ -130,7 +130,7 @@ class FAB(Attack[FABState]):
         """All runs made, or nothing left to shorten."""
         return (state.run >= self._runs(state)) | (state.distance == 0) | state.invalid
 
-    def verdict(self, network: Oracle, state: FABState) -> Tensor:
+    def adversarial(self, network: Oracle, state: FABState) -> Tensor:
         """Return the nearest success after the final search between it and the image."""
         live = (state.distance > 0) & state.distance.isfinite() & ~state.invalid
         near, far = state.nearest, state.x0

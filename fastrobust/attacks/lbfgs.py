@@ -27,7 +27,7 @@ class LBFGSState(DescentState):
         upper: (N,) least c that succeeded.
         search: (N,) int64 minimisations finished.
         won: (N,) bool, whether one of them has ended in a success.
-        hasty: (N,) bool, True where the first success is enough.
+        first_success: (N,) bool, True where the first success is enough.
         best: (N, ...) image to return.
         best_l2: (N,) its squared distance, inf before there is one.
         best_f: (N,) its loss, inf before there is one.
@@ -37,7 +37,7 @@ class LBFGSState(DescentState):
     upper: Tensor
     search: Tensor
     won: Tensor
-    hasty: Tensor
+    first_success: Tensor
     best: Tensor
     best_l2: Tensor
     best_f: Tensor
@@ -110,7 +110,7 @@ class LBFGS(SearchAttack[LBFGSState]):
             upper=torch.full_like(const, NO_UPPER),
             search=torch.zeros_like(rows.index),
             won=no,
-            hasty=no.clone(),
+            first_success=no.clone(),
             best=rows.x0.clone(),
             best_l2=endless,
             best_f=endless.clone(),
@@ -151,7 +151,7 @@ class LBFGS(SearchAttack[LBFGSState]):
         """All minimisations made, no gradient to follow, or a success where one is enough."""
         return self.spent(state) | state.stalled | state.invalid
 
-    def verdict(self, network: Oracle, state: LBFGSState) -> Tensor:
+    def adversarial(self, network: Oracle, state: LBFGSState) -> Tensor:
         """Return the nearest success, or what `on_failure` says."""
         return state.best
 

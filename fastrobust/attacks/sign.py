@@ -41,7 +41,7 @@ class SignState(State):
 class SignAttack(Attack[SignState]):
     """The rule of the family; what a subclass does not have as a field is set here."""
 
-    budget = "eps"
+    per_row = "eps"
     eps: float
     loss: Loss
     step_size: float | None = None  # eps itself
@@ -93,7 +93,7 @@ class SignAttack(Attack[SignState]):
         spent = (state.iteration >= self.steps) & (state.restart == self._runs(state) - 1)
         return spent | state.won | state.invalid
 
-    def verdict(self, network: Oracle, state: SignState) -> Tensor:
+    def adversarial(self, network: Oracle, state: SignState) -> Tensor:
         """Return the last iterate, or the best one once the last has been looked at."""
         if state.best is None:
             return state.x

@@ -84,7 +84,7 @@ class Square(Attack[SquareState]):
         True
     """
 
-    budget = "eps"
+    per_row = "eps"
 
     eps: float
     norm: Literal["linf", "l2"] = "linf"
@@ -140,7 +140,7 @@ class Square(Attack[SquareState]):
         # Of the last run: a row that has another one before it begins it as soon as one is spent.
         return (state.iteration >= self.queries) | state.won | state.invalid
 
-    def verdict(self, network: Oracle, state: SquareState) -> Tensor:
+    def adversarial(self, network: Oracle, state: SquareState) -> Tensor:
         """Return the success, else the image of the highest loss."""
         last = state.won | (state.held_loss > state.best_loss)
         return torch.where(beside(last, state.x), state.held, state.best)

@@ -1,9 +1,9 @@
 """Drives rules over rows: which of them the network sees next.
 
 A rule (an attack) says how rows start, move and end; nothing here knows which attack it is.
-:func:`drive` runs one batch to its end. :func:`flow` runs any number of rows through a fixed number
-of slots: a row that is done makes room for the next one, so that the network sees one shape and
-does not wait for the last rows of a batch.
+:func:`run_batch` runs one batch to its end. :func:`run_continuous` runs any number of rows through
+a fixed number of slots: a row that is done makes room for the next one, so that the network sees
+one shape and does not wait for the last rows of a batch (continuous batching).
 """
 
 from typing import Any, Protocol
@@ -32,23 +32,23 @@ class Rule(Protocol):
         """Return which rows (N,) have ended."""
 
 
-class Work(Protocol):
+class RowSource(Protocol):
     """Where rows come from and go to."""
 
-    def take(self, count: int) -> tuple[Any, Tensor] | None:
+    def next_rows(self, count: int) -> tuple[Any, Tensor] | None:
         """Return the state of at most `count` fresh rows and an int64 ticket (N,) for each.
 
         None where no row is left for now; rows that come home may bring new ones.
         """
 
-    def look(self, state: Any, tickets: Tensor) -> None:
+    def observe(self, state: Any, tickets: Tensor) -> None:
         """See the slots after an update; a ticket is -1 where a slot is empty."""
 
-    def home(self, state: Any, tickets: Tensor) -> None:
+    def finish(self, state: Any, tickets: Tensor) -> None:
         """Take the rows that are done."""
 
 
-def drive(rule: Rule, network: Oracle, state: Any) -> None:
+def run_batch(rule: Rule, network: Oracle, state: Any) -> None:
     """Update rows until all are done; those that are leave the batch as it shrinks."""
     rows = torch.arange(len(state), device=state.x.device)
     batch = state.take(rows)
@@ -66,13 +66,13 @@ def drive(rule: Rule, network: Oracle, state: Any) -> None:
     state.put(rows, batch)
 
 
-def flow(rule: Rule, network: Oracle, work: Work, size: int) -> None:
-    """Let all rows of `work` flow through `size` slots.
+def run_continuous(rule: Rule, network: Oracle, source: RowSource, size: int) -> None:
+    """Let all rows of `source` flow through `size` slots.
 
     Once no row waits, slots stay empty until the last row is done; under a rule whose rows are
     uneven half of the slots go whenever the other half is enough.
     """
-    fresh = work.take(size)
+    fresh = source.next_rows(size)
     if fresh is None:
         return
     state, tickets = padded(*fresh, size)
@@ -82,13 +82,13 @@ def flow(rule: Rule, network: Oracle, work: Work, size: int) -> None:
         if not ended.any():
             for _ in range(stride):
                 rule.update(network, state)
-                work.look(state, tickets)
+                source.observe(state, tickets)
             continue
         places = ended.nonzero().flatten()
-        work.home(state.take(places), tickets[places])
+        source.finish(state.take(places), tickets[places])
         tickets[places] = -1
         empty = (tickets < 0).nonzero().flatten()
-        while len(empty) and (fresh := work.take(len(empty))) is not None:
+        while len(empty) and (fresh := source.next_rows(len(empty))) is not None:
             filled, empty = empty.split([len(fresh[1]), len(empty) - len(fresh[1])])
             state.put(filled, fresh[0])
             tickets[filled] = fresh[1]

@@ -14,11 +14,11 @@ NO_UPPER = 1e10  # stands for "no c has succeeded yet"
 
 @dataclass(kw_only=True)
 class CwRows:
-    """Where N rows stand; every tensor but x0 and hasty is overwritten by :func:`cw_step_`.
+    """Where N rows stand; every tensor but x0 and first_success is overwritten by :func:`cw_step_`.
 
     Attributes:
         x0: (N, ...) clean images inside the box.
-        hasty: (N,) bool, whether the first success ends the row.
+        first_success: (N,) bool, whether the first success ends the row.
         x: (N, ...) images that the network is asked about next.
         w: (N, ...) the same in tanh space: x = lo + (hi - lo) (tanh(w) + 1) / 2.
         m: (N, ...) Adam's first moment.
@@ -38,7 +38,7 @@ class CwRows:
     """
 
     x0: Tensor
-    hasty: Tensor
+    first_success: Tensor
     x: Tensor
     w: Tensor
     m: Tensor
@@ -70,14 +70,14 @@ class CwRows:
         false = torch.zeros_like(const, dtype=torch.bool)
         images = {name: torch.zeros_like(x0) for name in ("w", "m", "v", "origin")}
         return cls(
-            x0=x0, hasty=false, x=x0.clone(), **images, best=x0.clone(),
+            x0=x0, first_success=false, x=x0.clone(), **images, best=x0.clone(),
             best_l2=row + math.inf, best_f=row + math.inf, loss=row + abort_from,
             const=const.clone(), lower=zero, upper=zero + NO_UPPER,
             t=row.long(), search=row.long() - 1, found=false.clone(), won=false.clone(),
         )  # fmt: skip
 
 
-_WRITTEN = [field.name for field in fields(CwRows) if field.name not in ("x0", "hasty")]
+_WRITTEN = [field.name for field in fields(CwRows) if field.name not in ("x0", "first_success")]
 
 
 def cw_step_(
@@ -107,8 +107,8 @@ def cw_step_(
     4. Otherwise Adam takes a step on w, in TensorFlow's form (epsilon outside of the correction).
 
     This is cleverhans v2.1.0's CarliniWagnerL2, image by image: a row depends on itself alone, bit
-    for bit. A row whose `search` has reached `searches`, or that is hasty and has won, stays; a row
-    of ``search = -1`` is placed at iteration 0 and nothing is looked at. NaN in a row's `f` or
+    for bit. A row whose `search` has reached `searches`, or that has won where its
+    first success is enough, stays; a row of ``search = -1`` is placed at iteration 0 and nothing is looked at. NaN in a row's `f` or
     `grad` stays in that row.
 
     Args:
@@ -139,7 +139,7 @@ def cw_step_(
     """
     written = [getattr(rows, name) for name in _WRITTEN]
     _cw_step(
-        *written, rows.x0, grad, f, hit, rows.hasty,
+        *written, rows.x0, grad, f, hit, rows.first_success,
         iterations, searches, patience, learning_rate, abort_from, lo, hi,
     )  # fmt: skip
 
@@ -149,13 +149,13 @@ def _cw_step(
     x: Tensor, w: Tensor, m: Tensor, v: Tensor, origin: Tensor, best: Tensor, best_l2: Tensor,
     best_f: Tensor, loss: Tensor, const: Tensor, lower: Tensor, upper: Tensor, t: Tensor,
     search: Tensor, found: Tensor, won: Tensor, x0: Tensor, grad: Tensor, f: Tensor, hit: Tensor,
-    hasty: Tensor,
+    first_success: Tensor,
     iterations: int, searches: int, patience: int, learning_rate: float, abort_from: float,
     lo: float, hi: float,
 ) -> None:  # fmt: skip
     kernels.cw_step_(
         x, w, m, v, origin, best, best_l2, best_f, loss, const, lower, upper, t, search, found, won,
-        x0, grad, f, hit, hasty,
+        x0, grad, f, hit, first_success,
         iterations, searches, patience, learning_rate, abort_from, lo, hi,
     )  # fmt: skip
 
@@ -181,7 +181,7 @@ def launch_cw_step(
     """Call the kernel without PyTorch's dispatcher: as :func:`cw_step_`, for inner loops."""
     written = [getattr(rows, name) for name in _WRITTEN]
     kernels.cw_step_(
-        *written, rows.x0, grad, f, hit, rows.hasty,
+        *written, rows.x0, grad, f, hit, rows.first_success,
         iterations, searches, patience, learning_rate, abort_from, lo, hi,
     )  # fmt: skip
 
@@ -206,7 +206,7 @@ def cw_step_ref_(
     start = 0.999999 * (2 * ((r.x0 - lo) / (hi - lo)).clamp(0, 1) - 1)
     origin = (start.atanh().tanh() + 1) / 2 * (hi - lo) + lo
     fresh = r.search < 0
-    live = ~fresh & (r.search < searches) & ~(r.hasty & r.won)
+    live = ~fresh & (r.search < searches) & ~(r.first_success & r.won)
 
     gap = r.x - r.origin
     l2 = gap.flatten(1).square().sum(1)
@@ -236,7 +236,7 @@ def cw_step_ref_(
     w = r.w - rate.to(r.w.dtype).view(beside) * m / (v.sqrt() + 1e-8)
 
     r.t.add_(live & ~aborted)
-    ended = live & (aborted | (r.t >= iterations) | (hit & r.hasty))
+    ended = live & (aborted | (r.t >= iterations) | (hit & r.first_success))
     moves = (live & ~ended).view(beside)
     placed = (ended | fresh).view(beside)
     r.m.copy_(torch.where(moves, m, r.m))

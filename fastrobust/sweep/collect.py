@@ -105,16 +105,16 @@ class Tally:
         # A padded row is no longer valid, and so asks for nothing by itself.
         whole, tickets = padded(state.take(rows), rows, self.subject.batch)
         x = self.subject.x[place[tickets.clamp_min(0)]]
-        result = rule.judge(self.account.network, whole, x)
+        result = rule.assess(self.account.network, whole, x)
         found = {name: getattr(result, name)[:count] for name in (*_JUDGED, "adv")}
-        naive = found["queries"] + rule.spared(whole)[:count]
+        naive = found["queries"] + rule.saved_queries(whole)[:count]
         for number in cell.unique().tolist():
             mine = cell == number
             sums = self._sums[number]
             sums["naive"] += int(naive[mine].sum())
             sums["invalid"] += int(result.invalid[:count][mine].sum())
             sums["stalled"] += int(result.stalled[:count][mine].sum())
-            self._hasty[number] |= bool(rule.hurried(whole)[:count][mine].any())
+            self._hasty[number] |= bool(rule.stopped_early(whole)[:count][mine].any())
             self._write(number, place[mine], {name: t[mine] for name, t in found.items()})
 
     def _write(self, number: int, place: Tensor, found: dict[str, Tensor]) -> None:

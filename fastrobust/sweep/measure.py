@@ -29,15 +29,15 @@ def rule_of(cell: Cell) -> str | None:
     if cell.attack is None:
         return None
     attack: Any = attacks.from_repr(cell.attack)
-    return repr(replace(attack, **{name: 1 for name in (attack.budget, attack.prefix) if name}))
+    return repr(replace(attack, **{name: 1 for name in (attack.per_row, attack.prefix) if name}))
 
 
-def may_hurry(cell: Cell, subject: Subject) -> bool:
+def may_stop_early(cell: Cell, subject: Subject) -> bool:
     """Whether a cell's searches may end at their first success: it changes distances alone."""
     if cell.attack is None or cell.source is not None or cell.distances:
         return False
     attack: Any = attacks.from_repr(cell.attack)
-    return attack.budget == "initial_const" and attack.tests_decision(subject.model.head)
+    return attack.per_row == "initial_const" and attack.tests_decision(subject.model.head)
 
 
 def measure(
@@ -46,7 +46,7 @@ def measure(
     done: Done,
     advance: Callable[[int], None],
     *,
-    hurry: bool = False,
+    first_success: bool = False,
     keep: int = IMAGES_KEPT,
     savings: Savings | None = None,
 ) -> None:
@@ -58,7 +58,7 @@ def measure(
         subject: On which classifier and images.
         done: Called with every cell and what was measured, as soon as it is whole.
         advance: Called with the number of rows found.
-        hurry: Let searches end at their first success; all of the cells must agree.
+        first_success: Let searches end at their first success; all of the cells must agree.
         keep: How many of the first adversarial images to keep.
         savings: What the cells may share; all by default.
     """
@@ -81,17 +81,17 @@ def measure(
         rule = made[-1]
         rule.check_box(subject.x)
         goal = subject.goal(targeted=cells[0].targeted, labels=cells[0].labels)
-        start = Start(rule, network, subject, goal, hurry and savings.first_success)
+        start = Start(rule, network, subject, goal, first_success and savings.first_success)
         tally = Tally(network, subject, cells, min(keep, len(subject)), done, advance)
-        budgets = [getattr(attack, rule.budget) for attack in made] if rule.budget else [0.0]
-        sharing = len(cells) > 1 or bool(start.hasty.any())
-        if savings.shared_const and rule.budget == "initial_const" and sharing:
+        budgets = [getattr(attack, rule.per_row) for attack in made] if rule.per_row else [0.0]
+        sharing = len(cells) > 1 or bool(start.first_success.any())
+        if savings.shared_const and rule.per_row == "initial_const" and sharing:
             searches = Searches(start, tally, budgets)
-            scheduler.flow(searches.inner, network, searches, subject.batch)
+            scheduler.run_continuous(searches.inner, network, searches, subject.batch)
         else:
             lengths = [getattr(attack, prefix) for attack in made] if prefix else []
             rows = Rows(start, tally, budgets, lengths, savings)
-            scheduler.flow(rule, network, rows, subject.batch)
+            scheduler.run_continuous(rule, network, rows, subject.batch)
         tally.flush(rule)
 
 

@@ -38,12 +38,12 @@ class Start:
     """Makes fresh rows of a group of cells; they differ in the rule's budget alone."""
 
     def __init__(
-        self, rule: Attack[Any], network: Oracle, subject: Subject, goal: Goal, hasty: bool
+        self, rule: Attack[Any], network: Oracle, subject: Subject, goal: Goal, first_success: bool
     ) -> None:
         self.rule, self.network, self.subject, self.goal = rule, network, subject, goal
         # To leave one's own wrong decision may be to arrive at the true label.
         own = (goal.sign < 0) | (goal.y == subject.y)
-        self.hasty = own if hasty else torch.zeros_like(own)
+        self.first_success = own if first_success else torch.zeros_like(own)
 
     def __call__(self, rule: Attack[Any], place: Tensor, budget: Tensor | None) -> Any:
         """Return the state of rows at these images (M,) with these budgets (M,)."""
@@ -53,11 +53,11 @@ class Start:
             goal.y[place], goal.sign[place], goal.valid[place], goal.asked,
             None if goal.z is None else goal.z[place],
         )  # fmt: skip
-        budgets = {} if rule.budget is None else {rule.budget: budget}
+        budgets = {} if rule.per_row is None else {rule.per_row: budget}
         x0 = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
         state = rule.start(self.network, x0, wish, **budgets, seed=self.subject.seed, index=place)
-        if hasattr(state, "hasty"):
-            state.hasty |= self.hasty[place]
+        if hasattr(state, "first_success"):
+            state.first_success |= self.first_success[place]
         return state
 
 
@@ -90,7 +90,7 @@ class Rows:
         if savings.clean_gradient and several and start.rule.starts_at_image:
             self._clean = self._clean_answers()
 
-    def take(self, count: int) -> tuple[Any, Tensor] | None:
+    def next_rows(self, count: int) -> tuple[Any, Tensor] | None:
         """Return fresh rows, one step ahead where the first answer is known."""
         tickets = torch.arange(self._next, min(self._next + count, self._end))
         if not len(tickets):
@@ -108,7 +108,7 @@ class Rows:
             self.rule.advance(state, answer, live)
         return state, tickets.to(device)
 
-    def look(self, state: Any, tickets: Tensor) -> None:
+    def observe(self, state: Any, tickets: Tensor) -> None:
         """Note the rows that have come as far as one of the shorter cells goes."""
         for number, length in enumerate(self._lengths[:-1]):
             rows = ((state.iteration == length) & (tickets >= 0)).nonzero().flatten()
@@ -117,7 +117,7 @@ class Rows:
                 rows = rows[fresh.to(rows.device)]
                 self._note(number, tickets[rows], state.take(rows))
 
-    def home(self, state: Any, tickets: Tensor) -> None:
+    def finish(self, state: Any, tickets: Tensor) -> None:
         """Hand rows on to their cell, and to the longer ones that they ended before."""
         if not self._lengths:
             cell, place = self._whose(tickets.cpu())

@@ -99,7 +99,7 @@ class Searches:
         rule: Any = start.rule
         self.rule, self.inner = rule, replace(rule, binary_search_steps=1)
         self._start, self._tally, self._consts = start, tally, consts
-        self._hasty = start.hasty.tolist()
+        self._hasty = start.first_success.tolist()
         self._ways = [_way(const, rule.binary_search_steps) for const in consts]
         self._next = 0
         self._known: dict[int, dict[float, _Run]] = {}
@@ -109,7 +109,7 @@ class Searches:
         self._tickets = 0
         self._for: dict[_Run, int] = {}
 
-    def take(self, count: int) -> tuple[Any, Tensor] | None:
+    def next_rows(self, count: int) -> tuple[Any, Tensor] | None:
         """Return fresh runs, of images on their way first."""
         while len(self._queue) < count and self._next < len(self._start.subject):
             self._open(self._next)
@@ -126,10 +126,10 @@ class Searches:
             self._out[ticket] = (run, self._for.pop(run))
         return self._start(self.inner, place, const), tickets
 
-    def look(self, state: Any, tickets: Tensor) -> None:
+    def observe(self, state: Any, tickets: Tensor) -> None:
         """Runs are only looked at when they are done."""
 
-    def home(self, state: Any, tickets: Tensor) -> None:
+    def finish(self, state: Any, tickets: Tensor) -> None:
         """Tell every search that waits for one of these runs."""
         names = ("found", "won", "invalid", "stalled", "queries", "best_l2", "best_f")
         facts = {name: getattr(state, name).tolist() for name in names}

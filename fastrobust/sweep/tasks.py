@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from ..data import DataSet
 from ..runs.folder import FORMAT_VERSION, IMAGES_KEPT, RunFolder, cell_key
 from ..runs.plan import Cell, Plan
-from .measure import may_hurry, rule_of
+from .measure import may_stop_early, rule_of
 from .rows import Savings
 from .testbed import Subject
 
@@ -14,13 +14,13 @@ from .testbed import Subject
 class Task(NamedTuple):
     """A cell with all that defines its result, and the name that follows from it.
 
-    `hurry` lets its searches end at their first success; `keep` images of it are kept.
+    `first_success` lets its searches end at their first success; `keep` images of it are kept.
     """
 
     cell: Cell
     key: str
     description: dict[str, Any]
-    hurry: bool
+    first_success: bool
     keep: int
 
 
@@ -54,7 +54,7 @@ def tasks_of(
     def task(cell: Cell) -> Task:
         made_on = cell.source or cell.model
         own = identity(cell, made_on)
-        fast = own not in slow and may_hurry(cell, subjects[cell.model])
+        fast = own not in slow and may_stop_early(cell, subjects[cell.model])
         description = {
             "format_version": FORMAT_VERSION,
             "attack": cell.attack,
@@ -95,7 +95,7 @@ def units_of(tasks: Iterable[Task]) -> list[list[Task]]:
         # Clean images have no rule, and a unit of their own.
         rule = rule_of(cell) or task.key
         place = (cell.table, cell.column) if cell.probe else None
-        key = (cell.model, rule, cell.targeted, cell.labels, task.hurry, task.keep, place)
+        key = (cell.model, rule, cell.targeted, cell.labels, task.first_success, task.keep, place)
         units.setdefault(key, []).append(task)
     return list(units.values())
 

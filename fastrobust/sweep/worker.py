@@ -86,7 +86,7 @@ class Worker:
         def together() -> None:
             measure(
                 list(tasks), subject, lambda cell, found: self._write(tasks[cell], found), advance,
-                hurry=first.hurry, keep=first.keep, savings=self._work.savings,
+                first_success=first.first_success, keep=first.keep, savings=self._work.savings,
             )  # fmt: skip
 
         self._advanced.update(task.key for task in missing)

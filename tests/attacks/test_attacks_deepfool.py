@@ -227,7 +227,7 @@ def test_a_shorter_run_is_what_a_longer_one_holds_by_then(head, view, no_compact
                 continue
             assert (state.iteration[~longest.done(state)] == step).all()
             shorter = replace(longest, max_steps=step).run(model, x)
-            assert torch.equal(longest.verdict(network, state), shorter.adv)
+            assert torch.equal(longest.adversarial(network, state), shorter.adv)
             assert torch.equal(state.left, shorter.claimed)
             assert torch.equal(state.queries + 1, shorter.queries)
         steps = state.iteration

@@ -282,7 +282,7 @@ def test_batches_order_and_slots_change_nothing(attack, monkeypatch):
         same(attack.run(model, x[one], y[one], index=index[one], seed=3), result, one)
     with gradients.oracle(model, x.device) as network:
         work = OneByOne(attack, network, x, y, index)
-        scheduler.flow(attack, network, work, 3)
+        scheduler.run_continuous(attack, network, work, 3)
     for row in range(12):
         same(work.results[row], result, slice(row, row + 1))
     monkeypatch.setattr(scheduler, "_shrunk", lambda size, *_: size)
@@ -296,7 +296,7 @@ class OneByOne:
         self.attack, self.network, self.x, self.y, self.index = attack, network, x, y, index
         self.next, self.results = 0, {}
 
-    def take(self, count):
+    def next_rows(self, count):
         rows = torch.arange(self.next, min(self.next + count, len(self.x)))
         self.next += len(rows)
         if not len(rows):
@@ -305,13 +305,13 @@ class OneByOne:
         index = self.index[rows]
         return self.attack.start(self.network, self.x[rows], wish, seed=3, index=index), rows
 
-    def look(self, state, tickets):
+    def observe(self, state, tickets):
         pass
 
-    def home(self, state, tickets):
+    def finish(self, state, tickets):
         for place, row in enumerate(tickets.tolist()):
             one = torch.tensor([place])
-            self.results[row] = self.attack.judge(self.network, state.take(one), self.x[[row]])
+            self.results[row] = self.attack.assess(self.network, state.take(one), self.x[[row]])
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)

@@ -56,7 +56,7 @@ def run_state(attack, model, x, target):
     """Drive the attack and return its state."""
     with gradients.oracle(model, x.device) as network:
         state = attack.start(network, x, goal(network, x, None, target))
-        scheduler.drive(attack, network, state)
+        scheduler.run_batch(attack, network, state)
     return state
 
 
@@ -192,8 +192,8 @@ def test_a_hasty_row_ends_with_its_first_success():
     patient = run_state(attack, model, x, target)
     with gradients.oracle(model, x.device) as network:
         state = attack.start(network, x, goal(network, x, None, target))
-        state.hasty[::2] = True
-        scheduler.drive(attack, network, state)
+        state.first_success[::2] = True
+        scheduler.run_batch(attack, network, state)
     assert torch.equal(state.won, patient.won) and (state.search[::2] < 4).any()
     assert (state.search[1::2] == 4).all()
     torch.testing.assert_close(state.best[1::2], patient.best[1::2], rtol=0, atol=1e-4)

@@ -171,13 +171,13 @@ def test_a_scheduler_with_fixed_slots_gets_the_same_rows():
                 row = held[slot].item()
                 if row in queries:
                     continue
-                single = scheduler.take(torch.tensor([slot]))
-                adv[row] = attack.verdict(network, single)[0]
+                single = slots.take(torch.tensor([slot]))
+                adv[row] = attack.adversarial(network, single)[0]
                 claimed[row] = single.won.item()
                 queries[row] = single.queries.item() + 1
                 if waiting:
                     held[slot] = waiting.pop(0)
-                    scheduler.put(torch.tensor([slot]), attack.init(rows.take(held[[slot]])))
+                    slots.put(torch.tensor([slot]), attack.init(rows.take(held[[slot]])))
             if len(queries) == len(x):
                 break
     torch.testing.assert_close(adv, expected.adv, **CLOSE)

@@ -79,7 +79,7 @@ def last_iterate_dropped(patch):
     """Forgets to look at the image after the last step."""
     patch.setattr(
         SignAttack,
-        "verdict",
+        "adversarial",
         lambda self, network, state: state.x if state.best is None else state.best,
     )
 
@@ -104,13 +104,13 @@ def success_of_the_clean_image(patch):
     """Judges the images that came in."""
     real = Attack.judge
 
-    def judge(self, network, state, x):
+    def assess(self, network, state, x):
         found = real(self, network, state, x)
         decision = network.decide(state.x0)[1]
         object.__setattr__(found, "success", state.hit(decision))
         return found
 
-    patch.setattr(Attack, "judge", judge)
+    patch.setattr(Attack, "assess", assess)
 
 
 def rivals_by_lowest_score(patch):

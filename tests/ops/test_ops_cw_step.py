@@ -17,14 +17,14 @@ SETTINGS = {
 
 
 def batch(shape, dtype, device="cpu"):
-    """Rows with pixels on the edges of the box, weights over six decades, some of them hasty."""
+    """Rows with pixels on the edges of the box, weights over six decades; first successes end some."""
     generator = torch.Generator().manual_seed(1)
     x0 = torch.rand(shape, dtype=dtype, generator=generator) * 3 - 1
     # float32 has few digits left for the slope of a pixel on the edge.
     x0 = x0.clamp(-0.5, 1.5) if dtype is torch.float64 else x0.clamp(-0.45, 1.45)
     const = 10 ** torch.linspace(-2, 7, shape[0], dtype=dtype)
     rows = CwRows.fresh(x0.to(device), const.to(device), SETTINGS["abort_from"])
-    rows.hasty[1::3] = True
+    rows.first_success[1::3] = True
     return rows
 
 
@@ -69,7 +69,7 @@ def test_against_the_reference_through_a_whole_search(shape, dtype, device):
 
 
 def ended(rows, searches):
-    return (rows.search >= searches) | (rows.hasty & rows.won)
+    return (rows.search >= searches) | (rows.first_success & rows.won)
 
 
 def run(rows, told, count=None, **settings):
@@ -166,12 +166,12 @@ def test_the_image_of_least_loss_is_kept_until_a_success():
 
 def test_a_hasty_row_ends_at_its_first_success():
     rows = batch((6, 4), torch.float64)
-    rows.hasty[:] = torch.arange(6) % 2 == 0
+    rows.first_success[:] = torch.arange(6) % 2 == 0
     cw_step_(rows, *answers(rows, 0), **SETTINGS)
     pull, f, hit = answers(rows, 1)
     cw_step_(rows, pull, f, torch.ones_like(hit), **{**SETTINGS, "patience": 0})
-    assert torch.equal(ended(rows, 4), rows.hasty) and rows.won.all()
-    assert torch.equal(rows.search == 1, rows.hasty)
+    assert torch.equal(ended(rows, 4), rows.first_success) and rows.won.all()
+    assert torch.equal(rows.search == 1, rows.first_success)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -225,7 +225,7 @@ def test_is_a_good_citizen_of_torch(device):
              "upper", "t", "search", "found", "won")  # fmt: skip
     assert sorted(order) == sorted(names)
     written = [getattr(rows, name) for name in order]
-    arguments = (*written, rows.x0, pull, f, hit, rows.hasty, 6, 4, 2, 0.1, 1e6, 0.0, 1.0)
+    arguments = (*written, rows.x0, pull, f, hit, rows.first_success, 6, 4, 2, 0.1, 1e6, 0.0, 1.0)
     torch.library.opcheck(torch.ops.fastrobust.cw_step_.default, arguments)
     version = rows.x._version
     launch_cw_step(rows, pull, f, hit, 6, 4, 2, 0.1, 1e6, 0.0, 1.0)

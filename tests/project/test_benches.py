@@ -36,14 +36,14 @@ def test_the_torch_cw_is_the_kernel():
     x0[0, 0, 0, 0] = 2.0
     const = torch.logspace(-1, 1, 9, dtype=torch.float64)
     ours, theirs = (fr.ops.CwRows.fresh(x0, const) for _ in range(2))
-    ours.hasty[4] = theirs.hasty[4] = True
+    ours.first_success[4] = theirs.first_success[4] = True
     nothing = torch.zeros(9, dtype=torch.float64)
     fr.ops.cw_step_(ours, torch.zeros_like(x0), nothing, nothing > 0, **numbers, **box)
     step = torch_cw.TorchCW(theirs, **numbers, **box)
     names = [name for name in vars(ours) if name not in ("x", "w", "m", "v")]
     restarts = 0
     for _ in range(17):
-        ending = (ours.search < 3) & ~(ours.hasty & ours.won)
+        ending = (ours.search < 3) & ~(ours.first_success & ours.won)
         for name in ("x", "w"):  # of those that go on
             a, b = getattr(ours, name)[ending], getattr(theirs, name)[ending]
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)

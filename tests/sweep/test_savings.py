@@ -11,7 +11,7 @@ from torch import nn
 import fastrobust as fr
 from fastrobust import attacks
 from fastrobust.engine.gradients import oracle
-from fastrobust.engine.scheduler import flow
+from fastrobust.engine.scheduler import run_continuous
 from fastrobust.report import results
 from fastrobust.runs.folder import RunFolder
 from fastrobust.runs.plan import Cell
@@ -49,12 +49,17 @@ def cells(template, parameter, values, **fields):
     return [Cell(table, "a", parameter, v, "m", template.format(v), **fields) for v in values]
 
 
-def found(group, who, savings=None, hurry=True):
+def found(group, who, savings=None, first_success=True):
     """Measure a group; return its measurements in the order of the cells."""
     measured = {}
     rows = []
     measure.measure(
-        list(group), who, measured.__setitem__, rows.append, hurry=hurry, savings=savings
+        list(group),
+        who,
+        measured.__setitem__,
+        rows.append,
+        first_success=first_success,
+        savings=savings,
     )
     assert sum(rows) == len(group) * len(who)
     return [measured[cell] for cell in group]
@@ -98,9 +103,9 @@ NONE = Savings(False, False, False, False)
 @pytest.mark.parametrize("name", GROUPS)
 def test_savings_change_no_decision_and_no_rate(name, head):
     who, group = subject(head), GROUPS[name]
-    hurry = all(measure.may_hurry(cell, who) for cell in group)
+    first_success = all(measure.may_stop_early(cell, who) for cell in group)
     plain = found(group, who, NONE)
-    saved = found(group, who, hurry=hurry)
+    saved = found(group, who, first_success=first_success)
     for cell, one, other in zip(group, plain, saved, strict=True):
         a, b = one.rows, other.rows
         for column in ("index", "label", "target", "clean"):
@@ -109,7 +114,7 @@ def test_savings_change_no_decision_and_no_rate(name, head):
         # A rate: who is right, or who reached the target.
         assert ((a["decision"] == a["label"]) == (b["decision"] == b["label"])).all()
         np.testing.assert_array_equal(a["success"], b["success"])
-        if not cell.targeted and cell.labels == "own":  # and wrong ones are not hurried
+        if not cell.targeted and cell.labels == "own":  # and wrong ones are not stopped_early
             np.testing.assert_array_equal(a["decision"][~right], b["decision"][~right])
         if not other.facts["first_success"]:
             for column in ("decision", "claimed", "queries"):
@@ -122,13 +127,13 @@ def test_savings_change_no_decision_and_no_rate(name, head):
             assert (b["l2"] >= a["l2"] - 1e-7)[a["success"]].all()
     if name == "cw weak":
         assert all(0.1 < one.rows["success"].mean() < 0.9 for one in plain)
-    if hurry:
+    if first_success:
         assert all(measured.facts["first_success"] for measured in saved)
     spent = [sum(m.facts["executed"] for m in measured) for measured in (plain, saved)]
     if name != "pgd":
         assert spent[1] < spent[0]
     naive = [sum(m.facts["naive"] for m in measured) for measured in (plain, saved)]
-    assert naive[0] == naive[1] or hurry
+    assert naive[0] == naive[1] or first_success
 
 
 def test_each_saving_is_switched_off_by_its_name():
@@ -142,12 +147,14 @@ def test_each_saving_is_switched_off_by_its_name():
 
 def test_a_search_in_units_view_is_not_hurried_where_its_test_is_another():
     units = GROUPS["cw units"][0]
-    assert not measure.may_hurry(units, subject("codeword"))
-    assert measure.may_hurry(units, subject("ce")) and measure.may_hurry(units, subject("mse"))
-    assert not measure.may_hurry(replace(units, distances=True), subject("ce"))
-    assert not measure.may_hurry(GROUPS["fgsm"][0], subject("ce"))
+    assert not measure.may_stop_early(units, subject("codeword"))
+    assert measure.may_stop_early(units, subject("ce")) and measure.may_stop_early(
+        units, subject("mse")
+    )
+    assert not measure.may_stop_early(replace(units, distances=True), subject("ce"))
+    assert not measure.may_stop_early(GROUPS["fgsm"][0], subject("ce"))
     sure = Cell(3, "a", None, None, "m", "CWL2(confidence=0.5)")
-    assert not measure.may_hurry(sure, subject("ce"))
+    assert not measure.may_stop_early(sure, subject("ce"))
 
 
 def test_a_search_that_leaves_a_wrong_decision_is_not_hurried():
@@ -182,9 +189,9 @@ def test_the_number_of_slots_changes_nothing(name):
 @pytest.mark.parametrize("name", GROUPS)
 def test_a_cell_alone_is_what_it_is_in_its_group(name):
     who, group = subject(), GROUPS[name]
-    together = found(group, who, hurry=False)
+    together = found(group, who, first_success=False)
     for cell, one in zip(group[::2], together[::2], strict=True):
-        (alone,) = found([cell], who, hurry=False)
+        (alone,) = found([cell], who, first_success=False)
         attack = attacks.from_repr(cell.attack)
         goal = who.goal(targeted=cell.targeted, labels=cell.labels)
         wish = {"target": goal.y} if cell.targeted else {"y": goal.y}
@@ -217,7 +224,7 @@ def test_slots_are_refilled_and_keep_their_shape():
         def __init__(self):
             self.left, self.came = list(range(10)), {}
 
-        def take(self, count):
+        def next_rows(self, count):
             rows, self.left = self.left[:count], self.left[count:]
             if not rows:
                 return None
@@ -229,17 +236,17 @@ def test_slots_are_refilled_and_keep_their_shape():
             )  # fmt: skip
             return state, index
 
-        def look(self, state, tickets):
+        def observe(self, state, tickets):
             pass
 
-        def home(self, state, tickets):
+        def finish(self, state, tickets):
             for ticket, updates in zip(tickets.tolist(), state.iteration.tolist(), strict=True):
                 assert ticket not in self.came
                 self.came[ticket] = updates
 
     for uneven in (False, True):
         rule, work = Counting(uneven), Numbers()
-        flow(rule, None, work, 4)
+        run_continuous(rule, None, work, 4)
         assert work.came == {n: n for n in range(10)}
         # 45 updates of rows in 4 slots; in batches of 4 they would take 3 + 7 + 9 = 19 rounds.
         assert len(rule.sizes) < 19
@@ -258,8 +265,10 @@ def test_rows_of_nan_are_counted_and_cost_no_other():
     broken = replace(who, model=fr.Classifier(Sometimes(), fr.heads.Softmax("ce")).double())
     assert 3 < bad.sum() < 20
     for name in ("cw true", "cw targeted", "lbfgs", "deep", "bim", "mim"):
-        healthy = found(GROUPS[name], who, hurry=False)
-        for one, other in zip(found(GROUPS[name], broken, hurry=False), healthy, strict=True):
+        healthy = found(GROUPS[name], who, first_success=False)
+        for one, other in zip(
+            found(GROUPS[name], broken, first_success=False), healthy, strict=True
+        ):
             assert one.facts["invalid"] >= bad.sum()
             assert (one.rows["decision"][bad] == -1).all() and not one.rows["success"][bad].any()
             if one.facts["invalid"] == bad.sum():
@@ -275,7 +284,7 @@ def test_the_oracle_counts_what_it_asks():
         state = attack.start(network, who.x, goal)
         for _ in range(3):
             attack.update(network, state)
-        attack.judge(network, state, who.x)
+        attack.assess(network, state, who.x)
         assert network.evaluations == (3 * 2 + 1) * COUNT
 
 
