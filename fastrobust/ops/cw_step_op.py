@@ -107,9 +107,9 @@ def cw_step_(
     4. Otherwise Adam takes a step on w, in TensorFlow's form (epsilon outside of the correction).
 
     This is cleverhans v2.1.0's CarliniWagnerL2, image by image: a row depends on itself alone, bit
-    for bit. A row whose `search` has reached `searches`, or that has won where its
-    first success is enough, stays; a row of ``search = -1`` is placed at iteration 0 and nothing is looked at. NaN in a row's `f` or
-    `grad` stays in that row.
+    for bit. A row whose `search` has reached `searches`, or that has won where its first success is
+    enough, stays. A row with ``search = -1`` is put at iteration 0 and nothing else happens to it.
+    NaN in a row's `f` or `grad` stays in that row.
 
     Args:
         rows: a :class:`CwRows`, or anything with its attributes; contiguous tensors.

@@ -17,7 +17,7 @@ SETTINGS = {
 
 
 def batch(shape, dtype, device="cpu"):
-    """Rows with pixels on the edges of the box, weights over six decades; first successes end some."""
+    """Rows with pixels on the edges of the box, weights over six decades, some that end at once."""
     generator = torch.Generator().manual_seed(1)
     x0 = torch.rand(shape, dtype=dtype, generator=generator) * 3 - 1
     # float32 has few digits left for the slope of a pixel on the edge.
