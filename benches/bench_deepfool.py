@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 import fastrobust as fr
+from fastrobust import engine
 from fastrobust.attacks import AttackResult, DeepFool
-from fastrobust.engine import gradients
 from fastrobust.train.training import default_config, train
 from fastrobust.utils import malloc
 
@@ -44,7 +44,7 @@ def compare(model: fr.Classifier, x: Tensor, y: Tensor) -> str:
     """Time both ways in turn; say also where their results differ."""
     found: dict[str, list[AttackResult]] = {}
 
-    plain = gradients.prepare(model, backend="autograd")
+    plain = engine.prepare(model, backend="autograd")
 
     def attack(name: str, network: fr.Classifier, size: int) -> None:
         rows = zip(x.split(size), y.split(size), strict=True)

@@ -19,7 +19,7 @@ from scipy.optimize import fmin_l_bfgs_b
 from torch import Tensor
 
 import fastrobust as fr
-from fastrobust import data
+from fastrobust import data, engine
 from fastrobust.attacks import LBFGS, random_targets
 from fastrobust.attacks.targets import goal
 from fastrobust.engine import gradients, scheduler
@@ -98,10 +98,10 @@ def main(arguments: list[str] | None = None) -> None:
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, const in CASES:
         model = classifier(name, digits)
-        plain = gradients.prepare(model, backend="autograd")
+        plain = engine.prepare(model, backend="autograd")
         with (
-            gradients.oracle(plain, x.device) as slow,
-            gradients.oracle(model, x.device) as network,
+            engine.oracle(plain, x.device) as slow,
+            engine.oracle(model, x.device) as network,
         ):
             one, same, all_ = (Problem(n, x, target, const) for n in (slow, network, network))
             calls = {"one": one.one_by_one, "same": same.one_by_one, "all": all_.batched}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import fastrobust as fr
-from fastrobust.engine import gradients
+from fastrobust import engine
 
 from .bench_ops import machine
 from .bench_peers import OURS, found
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     x, y = test.x_test[: wishes.images], test.y_test[: wishes.images]
     rows: dict[str, Call] = {OURS: ours(model, x, y)}
     if fr.build_info()["bf16"]:
-        rows[f"{OURS}, bf16"] = ours(gradients.prepare(model, "bf16"), x, y)
+        rows[f"{OURS}, bf16"] = ours(engine.prepare(model, "bf16"), x, y)
     modules = found()
     rows |= {name: CALLS[name](module, model, x, y) for name, module in modules.items()}
     broken: dict[str, Tensor] = {}

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import fastrobust as fr
-from fastrobust.engine import gradients
+from fastrobust import engine
+from fastrobust.engine.prepared import Prepared
 
 from ..bench_engine import Call, Folded, operations
 from ..timer import Timing, interleave, ratio
@@ -140,11 +141,11 @@ def fused(net: nn.Module, precision: str) -> Call:
 
     It is prepared by the first call: a precision that this machine cannot do is that row's failure.
     """
-    prepared: list[gradients.Prepared] = []
+    prepared: list[Prepared] = []
 
     def gradient(x: Tensor, dz: Tensor) -> Tensor:
         if not prepared:
-            prepared.append(gradients.prepare(net, precision, backend="fused"))
+            prepared.append(engine.prepare(net, precision, backend="fused"))
         search = prepared[0].search
         rows = search.rows(x)
         parts = []

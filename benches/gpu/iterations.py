@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import fastrobust as fr
+from fastrobust import engine
 from fastrobust.attacks import CWL2, MIM, PGD
 from fastrobust.attacks.base import Attack
 from fastrobust.attacks.targets import goal
-from fastrobust.engine import gradients
 from fastrobust.engine.prepared import Prepared
 
 from ..timer import interleave, ratio
@@ -68,8 +68,8 @@ def rows(budget: Budget) -> Iterator[Row]:
             keys[at],
             lambda net=net, backend=backend, attack=attack, batch=batch, seconds=seconds: measure(
                 {
-                    "launched": gradients.prepare(net, backend=backend),
-                    "graph": gradients.prepare(net, backend=backend, graph=True),
+                    "launched": engine.prepare(net, backend=backend),
+                    "graph": engine.prepare(net, backend=backend, graph=True),
                 },
                 ATTACKS[attack],
                 torch.rand(batch, 3, 32, 32, device="cuda"),
@@ -102,7 +102,7 @@ def repeated(
     stack: ExitStack, model: Prepared, attack: Attack, x: Tensor, count: int
 ) -> Callable[[], None]:
     """Return a call that moves all rows `count` times; the stack keeps the model open."""
-    network = stack.enter_context(gradients.oracle(model, x.device))
+    network = stack.enter_context(engine.oracle(model, x.device))
     state = attack.start(network, x, goal(network, x, network.decide(x)[1], None))
 
     def iterate() -> None:

@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from ..engine import scheduler
-from ..engine.gradients import Answer, Model, Oracle, oracle
+from ..engine.answers import Answer
+from ..engine.gradients import Oracle
 from ..engine.objectives import Loss, label_vectors, reads_units, resembles
+from ..engine.opening import oracle
+from ..engine.prepared import Model
 from ..engine.score_losses import ON_SCORES
 from ..models.heads import Head
 from ..utils import checks

@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..engine.gradients import Answer, Oracle
+from ..engine.answers import Answer
+from ..engine.gradients import Oracle
 from ..engine.objectives import Loss, largest_unit
 from ..ops.cw_step_op import NO_UPPER
 from .box_lbfgs import DescentState, Rules, descend, put, restart, starts

@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..engine.gradients import Answer, Oracle
+from ..engine.answers import Answer
+from ..engine.gradients import Oracle
 from ..engine.objectives import TRAIN_BY_SUM, Loss
 from ..ops.random_start_op import launch_start
 from ..ops.step_op import into_ball, launch_step

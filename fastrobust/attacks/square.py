@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..engine.gradients import Answer, Oracle
+from ..engine.answers import Answer
+from ..engine.gradients import Oracle
 from ..engine.objectives import Loss
 from ..ops.random_start_op import launch_start
 from ..ops.square_op import launch_square

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .. import engine
 from .._version import __version__
-from ..engine import gradients
 from ..evaluation import suite
 from ..models import by_name
 from ..paper import presets
@@ -114,7 +114,7 @@ def paper(
         only=_words(only), precision=precision,
     )  # fmt: skip
     if precision != "fp32":  # does it suit? Before anything is trained, too
-        gradients.prepare(by_name(plan.net).to(device), precision)
+        engine.prepare(by_name(plan.net).to(device), precision)
     out = out or _default_out(plan)
     jobs = _settle(plan, device, threads, jobs)
     missing.train_missing(plan, out, epochs=epochs, data_root=data_root, device=device, jobs=jobs)

@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import attacks, data
-from ..engine import gradients
+from .. import attacks, data, engine
 from ..engine.prepared import Model
 from ..evaluation import files
 from ..evaluation.evaluation import Evaluation, evaluate
@@ -93,4 +92,4 @@ def _made_on(source: Model, x: Tensor, y: Tensor, eps: float, norm: str, seed: i
     """Return images that are as far on the other side as another model can be driven."""
     ball: Any = {"eps": eps, "norm": norm}
     attack = attacks.PGD(loss="margin", steps=40, step_size=eps / 10, keep="last", **ball)
-    return attack(gradients.prepare(source), x, y, seed=seed)
+    return attack(engine.prepare(source), x, y, seed=seed)

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import attacks, data
-from ..engine import gradients
+from .. import attacks, data, engine
 from ..models import checkpoint
 from ..models.classifier import Classifier, as_classifier
 from ..ops.extension import build_info
@@ -103,12 +102,12 @@ def speed(
     shape = image_shape(image, model)
     x = torch.rand(batch, *shape, device=device)
     y, ones = torch.zeros(batch, dtype=torch.int64, device=device), torch.ones(batch, device=device)
-    prepared = gradients.prepare(classifier, precision)
-    ways = {"own": prepared, "autograd": gradients.prepare(classifier, backend="autograd")}
+    prepared = engine.prepare(classifier, precision)
+    ways = {"own": prepared, "autograd": engine.prepare(classifier, backend="autograd")}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(7):
         for way, each in ways.items():
-            with gradients.oracle(each, x.device) as network:
+            with engine.oracle(each, x.device) as network:
                 start = time.perf_counter()
                 network.gradient(x, y, "ce", ones).grad.sum().item()
                 seconds[way].append(time.perf_counter() - start)
@@ -166,7 +165,7 @@ def attack_once(
             not suit the model.
     """
     rule = attacks.from_repr(attack)
-    classifier = gradients.prepare(load_model(model, device), precision)
+    classifier = engine.prepare(load_model(model, device), precision)
     test = data.load(data_set, data_root, splits=("test",))
     x, y = test.x_test[:limit].to(device), test.y_test[:limit].to(device)
     goal = {"y": y}

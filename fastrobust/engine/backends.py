@@ -1,7 +1,7 @@
 """Ways to run a network so that its gradient by the input comes cheap, behind one call.
 
-An :class:`~fastrobust.engine.Oracle` calls a backend as it would call the network; how the gradient
-goes back is the backend's affair.
+An :class:`~fastrobust.engine.Oracle` calls a backend as it would call the network. The fused engine
+is a third backend, in ``fused.py``.
 """
 
 import weakref
@@ -12,18 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .folding import unsuited
-from .fused import FusedDenseNet
-
-NAMES = "auto", "fused", "autograd", "compile"
-PRECISIONS = "fp32", "tf32", "bf16"
-
 # Pixels per call under autograd where no memory is named: 256 CIFAR-10 images, whose saved
 # activations in a DenseNet-BC 100-12 take 9 GB in float32, and enough of them to fill a GPU.
 CHUNK_PIXELS = 256 * 3 * 32 * 32
-# Bytes that the fused engine keeps of a call: on a CPU more gains nothing, and less little, down to
-# what fits the cache; a GPU wants large batches.
-KEPT = {"cpu": 64 << 20, "cuda": 4 << 30}
 
 
 class Backend:
@@ -95,82 +86,6 @@ class Compiled(Backend):
         """Map images to pre-activations."""
         z: Tensor = self._compiled(x)
         return z
-
-
-class Fused(Backend):
-    """The fused engine, for DenseNets."""
-
-    name = "fused"
-
-    def __init__(self, net: nn.Module, *rest: Any) -> None:
-        super().__init__(net, *rest)
-        self._engine = FusedDenseNet(net, self.precision)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Map images to pre-activations."""
-        z: Tensor = self._engine(x)
-        return z
-
-    def rows(self, x: Tensor) -> int:
-        """Return how many images go through in one call."""
-        return self._engine.rows(x, KEPT[x.device.type] if self.memory is None else self.memory)
-
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Notice weights that have changed; they do not change while it is open."""
-        self._engine.refresh()
-        # Autograd, with which a first call is compared, must not round more than the engine does.
-        with super().opened():
-            yield
-
-
-def choose(
-    net: nn.Module, name: str = "auto", precision: str = "fp32", memory: int | None = None
-) -> Backend:
-    """Return the backend that suits a network; but for "compile", the same one for the same wish.
-
-    Args:
-        net: what is to be run.
-        name: ``"auto"`` for the fused engine where it suits, else autograd; or one by name. On a
-            GPU, where the engine compiles but has not been run yet, "auto" takes it for bf16 only.
-        precision: ``"fp32"``, ``"tf32"`` (NVIDIA's 19 bits, on a GPU) or ``"bf16"``.
-        memory: bytes that a call may keep for the way back, or None for a default.
-
-    Raises:
-        ValueError: a word is unknown, `memory` is not positive, or `net` does not suit.
-    """
-    for what, wish, words in (("backend", name, NAMES), ("precision", precision, PRECISIONS)):
-        if wish not in words:
-            raise ValueError(f"{what} must be {' | '.join(words)}, got {wish!r}")
-    if memory is not None and memory <= 0:
-        raise ValueError(f"memory must be a positive number of bytes, got {memory}")
-    reason = unsuited(net, precision)
-    if name == "fused" and reason:
-        raise ValueError(f"the fused engine must have a network that suits it, got {reason}")
-    device = next((p.device.type for p in net.parameters()), "cpu")
-    if name == "auto" and device == "cuda" and precision != "bf16" and reason is None:
-        reason = 'on a GPU, where it must be asked for: backend="fused"'
-    fused = name in ("auto", "fused") and reason is None
-    if precision == "bf16" and not fused:
-        # Logits in bfloat16 make a model look more robust than it is.
-        raise ValueError(
-            "bf16 must have the fused engine, which keeps the last layer in float32, got "
-            + (reason or f"backend {name!r}")
-        )
-    if precision == "tf32" and device != "cuda":
-        raise ValueError("tf32 must have a network on a GPU, got one on the CPU")
-    if name == "compile":  # holds the network, and would keep it alive from here
-        return Compiled(net, precision, memory, "asked for")
-    kind = Fused if fused else Backend
-    known = _CHOSEN.setdefault(net, {})
-    key = kind.name, precision, memory, name
-    if key not in known:
-        why = "a DenseNet of fastrobust.models" if fused else f"not the fused engine: {reason}"
-        known[key] = kind(net, precision, memory, why if name == "auto" else "asked for")
-    return known[key]
-
-
-_CHOSEN: weakref.WeakKeyDictionary[nn.Module, dict[Any, Backend]] = weakref.WeakKeyDictionary()
 
 
 def _kept(backend: Backend, x: Tensor) -> int:

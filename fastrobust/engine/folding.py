@@ -1,6 +1,5 @@
 """Which networks the fused engine knows, and their weights with the batch norms folded in."""
 
-import zlib
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from ..models.networks import DenseLayer, DenseNet, NormReLUConv
 from ..ops.densenet_op import DenseNetShape, has_gpu_kernels
 from ..ops.extension import kernels
+from .watch import HOOKS
 
 
 def unsuited(net: nn.Module, precision: str = "fp32") -> str | None:
@@ -20,7 +20,7 @@ def unsuited(net: nn.Module, precision: str = "fp32") -> str | None:
         where = name or "the network"
         if type(module) not in _KNOWN:
             return f"a {type(module).__name__} in it at {where}"
-        if any(getattr(module, hooks) for hooks in _HOOKS):
+        if any(getattr(module, hooks) for hooks in HOOKS):
             return f"hooks at {where}"
         if "forward" in vars(module):
             return f"a forward of its own at {where}"
@@ -50,7 +50,6 @@ _KNOWN = {
     DenseNet, DenseLayer, NormReLUConv, nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.AvgPool2d,
     nn.ModuleList, nn.Sequential,
 }  # fmt: skip
-_HOOKS = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 
 
 def _anatomy(net: nn.Module) -> dict[str, str]:
@@ -104,12 +103,3 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     return scale, norm.bias.double() - norm.running_mean.double() * scale
-
-
-def fingerprint(net: nn.Module) -> int:
-    """Return a number that changes with any weight, also where autograd does not notice."""
-    norms = [m.eps for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    mark = zlib.crc32(repr(norms).encode())
-    for tensor in net.state_dict().values():
-        mark = zlib.crc32(tensor.cpu().contiguous().numpy().data, mark)
-    return mark

@@ -6,16 +6,20 @@ bits in any batch and with any number of threads.
 """
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..models.classifier import evaluating
 from ..models.networks import DenseNet
 from ..ops.densenet_op import DenseNetGpuKernel, DenseNetKernel
-from .folding import fingerprint, fold, shape_of, unsuited
+from ..utils.modules import evaluating
+from .backends import Backend
+from .folding import fold, shape_of, unsuited
+from .watch import Watch
 
 # Pixels that fill a thread's register tiles: smaller images share them.
 _PIXELS = 512
@@ -23,6 +27,11 @@ _PIXELS = 512
 # and of gradients, where every ReLU that rounding closes or opens counts.
 _COMPARED = 8
 _TOLERANCE = {"fp32": (1e-3, 2e-2), "tf32": (1e-2, 0.2), "bf16": (0.1, 0.6)}
+
+# Bytes that the fused engine keeps of a call: on a CPU more gains nothing, and less little, down to
+# what fits the cache; a GPU wants large batches.
+KEPT = {"cpu": 64 << 20, "cuda": 4 << 30}
+
 
 Kernel = DenseNetKernel | DenseNetGpuKernel
 
@@ -51,7 +60,7 @@ class FusedDenseNet:
         assert isinstance(net, DenseNet)
         self.precision = precision
         self._net = weakref.ref(net)
-        self._mark: int | None = None
+        self._watch: Watch | None = None
         self._folded: list[Tensor] = []
         self._packed: Tensor | None = None
         self._kernels: dict[tuple[int, ...], Kernel] = {}
@@ -71,19 +80,18 @@ class FusedDenseNet:
         Raises:
             ValueError: `net` has been changed and does not suit any more.
         """
-        reason = unsuited(self.net, self.precision)
-        if reason:
+        if self._watch and self._watch.same_structure() and self._watch.same_weights():
+            return
+        if reason := unsuited(self.net, self.precision):
             raise ValueError(f"net must still suit the fused engine, got {reason}")
-        mark = fingerprint(self.net)
-        if mark != self._mark:
-            with torch.no_grad():
-                self._folded = fold(self.net)
-            self._packed, self._mark = None, mark
+        with torch.no_grad():
+            self._folded = fold(self.net)
+        self._packed, self._watch = None, Watch(self.net)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to pre-activations (N, d), both float32."""
         self.kernel(x)  # looks at their shape
-        if self._mark is None:
+        if self._watch is None:
             self.refresh()
         size = (x.shape[2], x.shape[3])
         # Nothing is learned from NaN: autograd's gradient at it is a convention.
@@ -181,6 +189,33 @@ class Loan:
 
     def __del__(self) -> None:
         self._free.append(self.tensor)
+
+
+class Fused(Backend):
+    """The fused engine, for DenseNets."""
+
+    name = "fused"
+
+    def __init__(self, net: nn.Module, *rest: Any) -> None:
+        super().__init__(net, *rest)
+        self._engine = FusedDenseNet(net, self.precision)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map images to pre-activations."""
+        z: Tensor = self._engine(x)
+        return z
+
+    def rows(self, x: Tensor) -> int:
+        """Return how many images go through in one call."""
+        return self._engine.rows(x, KEPT[x.device.type] if self.memory is None else self.memory)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Notice weights that have changed; they do not change while it is open."""
+        self._engine.refresh()
+        # Autograd, with which a first call is compared, must not round more than the engine does.
+        with super().opened():
+            yield
 
 
 class _Pass(torch.autograd.Function):

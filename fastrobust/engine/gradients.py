@@ -1,75 +1,43 @@
-"""The one place that asks a network for input gradients.
+"""Loss, input gradient and decision of rows: what an attack asks of a network.
 
-An attack asks an :class:`Oracle` for the loss and the gradient of some rows and never sees how they
-came: by the fused engine for a DenseNet, through autograd for any other module or callable
-(:mod:`fastrobust.backends`). While an oracle is open the model is in eval mode with frozen
-parameters, outside autocast, and whatever the caller's grad mode; every flag comes back at the end.
-Body in the parameters' dtype or as :func:`prepare` says; head, loss and decision in at least
-float32.
+An attack asks an :class:`Oracle` and never sees how the answer came: from the fused engine for a
+DenseNet, through autograd for any other network (``backends.py``). The body of the network runs in
+the dtype of its parameters, or as :func:`fastrobust.engine.prepare` says; head, loss and decision
+in at least float32.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..models.classifier import Classifier, as_classifier, evaluating
+from ..models.classifier import Classifier
 from ..models.heads import Head
+from .answers import Answer, Leaders, join
 from .backends import Backend
 from .cuda_graphs import Graphs
-from .objectives import Loss, judge, leading
-from .prepared import Model, Prepared, prepare
+from .objectives import Loss, leading, loss_and_decision
 
 _SMALL = 2.0**-20  # below it a gradient is made larger on its way through the network
 
-__all__ = ["Answer", "Leaders", "Oracle", "oracle", "prepare"]
-
-
-class Answer(NamedTuple):
-    """What the network says about N rows; everything is detached.
-
-    Attributes:
-        z: (N, d) pre-activations, at least float32.
-        loss: (N,) the loss times the sign of the row.
-        grad: (N, ...) its gradient by x, in x's dtype; (N, 0) where none was asked for.
-        decision: (N,) int64 decided class.
-        valid: (N,) bool, False where the network gave NaN.
-    """
-
-    z: Tensor
-    loss: Tensor
-    grad: Tensor
-    decision: Tensor
-    valid: Tensor
-
-
-class Leaders(NamedTuple):
-    """How the highest outputs of N rows change with their images; everything is detached.
-
-    Attributes:
-        z: (N, d) pre-activations, at least float32.
-        gaps: (N, m - 1) each of the outputs that follow the highest one, less that one.
-        slopes: (N, m - 1, ...) gradients of the gaps by x, in x's dtype.
-        valid: (N,) bool, False where the network gave NaN.
-    """
-
-    z: Tensor
-    gaps: Tensor
-    slopes: Tensor
-    valid: Tensor
-
 
 class Oracle:
-    """Answers questions about rows of one classifier; made by :func:`oracle`.
+    """Answers questions about rows of one classifier; made by :func:`fastrobust.engine.oracle`.
 
     Rows are independent: a question is asked in as many calls as the backend's memory takes.
 
+    Args:
+        classifier: the classifier that is attacked.
+        search: the backend of an attack's questions.
+        exact: the backend of decisions.
+        dtype: of the network's weights, which images are brought to; None leaves them as they are.
+        graph: whether gradients are replayed as CUDA graphs.
+
     Attributes:
-        classifier: whom it asks.
+        classifier: the classifier that is attacked.
         search: the backend that answers questions of an attack.
         exact: the backend that decides, in float32 whatever the precision of `search`.
         graphs: CUDA graphs of its gradients, or None.
@@ -77,13 +45,17 @@ class Oracle:
     """
 
     def __init__(
-        self, classifier: Classifier, search: Backend, exact: Backend, graph: bool = False
+        self,
+        classifier: Classifier,
+        search: Backend,
+        exact: Backend,
+        dtype: torch.dtype | None,
+        graph: bool = False,
     ) -> None:
         self.classifier, self.search, self.exact = classifier, search, exact
         self.graphs = Graphs() if graph else None
         self.evaluations = 0
-        parameter = next((p for p in classifier.parameters() if p.is_floating_point()), None)
-        self._dtype = None if parameter is None else parameter.dtype
+        self._dtype = dtype
 
     def num_classes(self, x: Tensor) -> int:
         """Number of classes K; asks the network about the first image where the head leaves it."""
@@ -121,13 +93,13 @@ class Oracle:
         """
         chunks = self._chunks(x, y, sign, label, rival)
         if self.graphs is None or not isinstance(loss, str):
-            return _join([self._gradient(loss, confirm, *rows) for rows in chunks])
+            return join([self._gradient(loss, confirm, *rows) for rows in chunks])
         ask = partial(self._gradient, loss, confirm)
         before = self.evaluations  # a replay does not count by itself
         parts = [self.graphs.ask(ask, (loss, confirm), *rows) for rows in chunks]
         twice = self.search is self.exact or not confirm
         self.evaluations = before + (2 if twice else 3) * len(x)
-        return _join(parts)
+        return join(parts)
 
     def score(
         self,
@@ -140,7 +112,7 @@ class Oracle:
     ) -> Answer:
         """Like :meth:`gradient` without the gradient: one forward of every row."""
         chunks = self._chunks(x, y, sign, label, rival)
-        return _join([self._score(loss, *rows) for rows in chunks])
+        return join([self._score(loss, *rows) for rows in chunks])
 
     def decide(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return z (N, d), the decision (N,) and whether it is valid (N,): one forward of a row."""
@@ -179,7 +151,7 @@ class Oracle:
         label: Tensor | None, rival: Tensor | None,
     ) -> Answer:  # fmt: skip
         x, z = self._forward(x)
-        value, cotangent, decision = judge(self.head, z.detach(), y, loss, label, rival)
+        value, cotangent, decision = loss_and_decision(self.head, z.detach(), y, loss, label, rival)
         if confirm:
             decision = self._confirmed(decision, x.detach(), y, sign)
         grad = self._backward(z, x, cotangent * sign.to(z.dtype)[:, None])
@@ -192,7 +164,7 @@ class Oracle:
     ) -> Answer:  # fmt: skip
         with torch.no_grad():
             z = self._pre_activation(x, self.search)
-        value, _, decision = judge(self.head, z, y, loss, label, rival)
+        value, _, decision = loss_and_decision(self.head, z, y, loss, label, rival)
         decision = self._confirmed(decision, x, y, sign)
         return Answer(z, value * sign.to(z.dtype), z[:, :0], decision, ~z.isnan().any(1))
 
@@ -254,64 +226,8 @@ class Oracle:
         return zip(*cut, strict=False)
 
 
-@contextmanager
-def oracle(model: Model, device: torch.device) -> Iterator[Oracle]:
-    """Open an :class:`Oracle` on a model; the model is untouched when it closes.
-
-    Args:
-        model: a Classifier, or any module or callable that returns (N, K) logits.
-        device: where the images are.
-
-    Raises:
-        TypeError: `model` is neither.
-        RuntimeError: the model is on another device.
-
-    Example:
-        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-        >>> x, y = torch.rand(2, 1, 2, 2), torch.tensor([0, 1])
-        >>> with oracle(net, x.device) as network:
-        ...     answer = network.gradient(x, y, "ce", torch.ones(2))
-        >>> answer.grad.shape
-        torch.Size([2, 1, 2, 2])
-    """
-    classifier = as_classifier(model)
-    places = {p.device for p in classifier.parameters()}
-    if places and device not in places:
-        raise RuntimeError(
-            f"the model must be on {device} like the images, got {', '.join(map(str, places))}"
-        )
-    prepared = classifier if isinstance(classifier, Prepared) else prepare(classifier)
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
-        evaluating(classifier),
-        _frozen(classifier),
-        prepared.exact.opened(),
-        prepared.search.opened(),
-    ):
-        yield Oracle(classifier, prepared.search, prepared.exact, prepared.graph)
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient: that alone makes a step 1.2 to 1.3 times as fast."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
 def _unit(rows: Tensor, small: float) -> Tensor:
     """Return a power of two near the largest magnitude of each row (N, 1) that is below `small`."""
     peak = rows.abs().amax(1, keepdim=True)
     power = torch.ldexp(torch.ones_like(peak), torch.frexp(peak).exponent)
     return torch.where((peak < small) & (peak > 0), power, 1.0)
-
-
-def _join(parts: list[Answer]) -> Answer:
-    return parts[0] if len(parts) == 1 else Answer(*map(torch.cat, zip(*parts, strict=True)))

@@ -39,7 +39,7 @@ def reads_units(loss: Loss) -> bool:
     return loss in _UNIT_LOSSES
 
 
-def judge(
+def loss_and_decision(
     head: Head,
     z: Tensor,
     y: Tensor,

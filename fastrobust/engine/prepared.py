@@ -1,14 +1,22 @@
 """Models that are ready to be attacked: a classifier and the ways to run its network."""
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..models.classifier import Classifier, as_classifier, evaluating
+from ..models.classifier import Classifier, as_classifier
 from ..models.heads import Head
-from .backends import Backend, choose
+from ..utils.modules import evaluating
+from .backends import Backend, Compiled
+from .folding import unsuited
+from .fused import Fused
+
+NAMES = "auto", "fused", "autograd", "compile"
+PRECISIONS = "fp32", "tf32", "bf16"
 
 Model = nn.Module | Callable[[Tensor], Tensor]
 
@@ -44,6 +52,14 @@ class Prepared(Classifier):
         plain.mean, plain.std = self.mean, self.std
         wish = self.search
         return prepare, (plain, wish.precision, wish.memory, wish.name, self.graph)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """While it is open the weights do not change; each backend notices those that have."""
+        with ExitStack() as stack:
+            for backend in dict.fromkeys((self.exact, self.search)):  # in float32 the same one
+                stack.enter_context(backend.opened())
+            yield
 
     def pre_activation(self, x: Tensor, net: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Pre-activations z (N, d) by the backend, in eval mode whatever the flags."""
@@ -107,3 +123,52 @@ def prepare(
     if graph and not any(p.is_cuda for p in classifier.parameters()):
         raise ValueError("graph must have a model on a GPU, got one without weights there")
     return Prepared(classifier, search, exact, graph)
+
+
+def choose(
+    net: nn.Module, name: str = "auto", precision: str = "fp32", memory: int | None = None
+) -> Backend:
+    """Return the backend that suits a network; but for "compile", the same one for the same wish.
+
+    Args:
+        net: what is to be run.
+        name: ``"auto"`` for the fused engine where it suits, else autograd; or one by name. On a
+            GPU, where the engine compiles but has not been run yet, "auto" takes it for bf16 only.
+        precision: ``"fp32"``, ``"tf32"`` (NVIDIA's 19 bits, on a GPU) or ``"bf16"``.
+        memory: bytes that a call may keep for the way back, or None for a default.
+
+    Raises:
+        ValueError: a word is unknown, `memory` is not positive, or `net` does not suit.
+    """
+    for what, wish, words in (("backend", name, NAMES), ("precision", precision, PRECISIONS)):
+        if wish not in words:
+            raise ValueError(f"{what} must be {' | '.join(words)}, got {wish!r}")
+    if memory is not None and memory <= 0:
+        raise ValueError(f"memory must be a positive number of bytes, got {memory}")
+    reason = unsuited(net, precision)
+    if name == "fused" and reason:
+        raise ValueError(f"the fused engine must have a network that suits it, got {reason}")
+    device = next((p.device.type for p in net.parameters()), "cpu")
+    if name == "auto" and device == "cuda" and precision != "bf16" and reason is None:
+        reason = 'on a GPU, where it must be asked for: backend="fused"'
+    fused = name in ("auto", "fused") and reason is None
+    if precision == "bf16" and not fused:
+        # Logits in bfloat16 make a model look more robust than it is.
+        raise ValueError(
+            "bf16 must have the fused engine, which keeps the last layer in float32, got "
+            + (reason or f"backend {name!r}")
+        )
+    if precision == "tf32" and device != "cuda":
+        raise ValueError("tf32 must have a network on a GPU, got one on the CPU")
+    if name == "compile":  # holds the network, and would keep it alive from here
+        return Compiled(net, precision, memory, "asked for")
+    kind = Fused if fused else Backend
+    known = _CHOSEN.setdefault(net, {})
+    key = kind.name, precision, memory, name
+    if key not in known:
+        why = "a DenseNet of fastrobust.models" if fused else f"not the fused engine: {reason}"
+        known[key] = kind(net, precision, memory, why if name == "auto" else "asked for")
+    return known[key]
+
+
+_CHOSEN: weakref.WeakKeyDictionary[nn.Module, dict[Any, Backend]] = weakref.WeakKeyDictionary()

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engine import gradients
+from .. import engine
 from ..engine.prepared import Model
 from ..models.averaged import Averaged, is_random
-from ..models.classifier import in_its_dtype
 from ..utils import checks
+from ..utils.modules import in_its_dtype
 from ..utils.progress import track
 from ..utils.stats import wilson
 from .cache import Journal, digest
@@ -146,10 +146,10 @@ def evaluate(
         raise ValueError(f'norm must be "linf" or "l2", got {norm!r}')
     given = [transferred] if isinstance(transferred, Tensor) else list(transferred)
     given = [checks.like(images, x, "transferred") for images in given]
-    subject = gradients.prepare(model)
+    subject = engine.prepare(model)
     if noisy := is_random(subject, in_its_dtype(subject, x[:16])):
-        subject = gradients.prepare(Averaged(subject))
-    with gradients.oracle(subject, x.device) as network:
+        subject = engine.prepare(Averaged(subject))
+    with engine.oracle(subject, x.device) as network:
         classes = network.num_classes(x)
         if classes < 2:
             raise ValueError("model must have at least two classes, got one")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..utils.modules import evaluating
 from .heads import Head, Softmax
 
 Normalisation = tuple[float | Sequence[float], float | Sequence[float]]
@@ -84,21 +85,6 @@ class Classifier(nn.Module):
             return self.head.decide(self.pre_activation(x))
 
 
-class evaluating:  # noqa: N801 - reads as a verb in a with statement
-    """Context in which every submodule is in eval mode; each gets its own flag back at the end."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._flags = [(m, m.training) for m in module.modules()]
-
-    def __enter__(self) -> None:
-        for module, _ in self._flags:
-            module.training = False
-
-    def __exit__(self, *_: object) -> None:
-        for module, training in self._flags:
-            module.training = training
-
-
 def as_classifier(model: nn.Module | Callable[[Tensor], Tensor]) -> Classifier:
     """Return `model` as a Classifier; a plain module or callable is one with Softmax("ce").
 
@@ -111,12 +97,6 @@ def as_classifier(model: nn.Module | Callable[[Tensor], Tensor]) -> Classifier:
             f"model must be a torch.nn.Module or a callable, got {type(model).__name__}"
         )
     return Classifier(model if isinstance(model, nn.Module) else _Callable(model), Softmax("ce"))
-
-
-def in_its_dtype(model: nn.Module, x: Tensor) -> Tensor:
-    """Return images in the dtype of the model's weights; as they are where it has none."""
-    weights = next((p for p in model.parameters() if p.is_floating_point()), None)
-    return x if weights is None else x.to(weights.dtype)
 
 
 class _Callable(nn.Module):

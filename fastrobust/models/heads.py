@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import ops
+from ..ops.head_op import head, tanh_mse
 from .codebook import Codebook
 
 # Scores of a Codeword head are divided by d / 12: at a codeword of U[-1, 1)^d the gap to the next
@@ -72,13 +72,13 @@ class Head(nn.Module):
             return F.cross_entropy(self.scores(z), y, reduction="none")
         if self.vectors is None:
             return (self.units(z) - F.one_hot(y, z.shape[1]).to(z.dtype)).square().mean(1)
-        return ops.tanh_mse(z, self.vectors[y].to(z.dtype))
+        return tanh_mse(z, self.vectors[y].to(z.dtype))
 
     def decide(self, z: Tensor) -> Tensor:
         """Decision (N,) int64 of pre-activations z (N, d); ties go to the lowest index."""
         label = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         vectors = None if self.vectors is None else self.vectors.to(z.dtype)
-        return ops.head(z.detach(), vectors, label, self.activation, "margin")[2]
+        return head(z.detach(), vectors, label, self.activation, "margin")[2]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Head":
         """Move and cast like any module, but never round the codewords to half precision."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import attacks
-from ..engine.backends import PRECISIONS
+from ..engine.prepared import PRECISIONS
 
 VIEWS = ("paper", "class")  # what the attack looks at: what the paper's did, or the class scores
 LABELS = ("own", "true")  # what an untargeted attack moves away from: the model's decision, or y

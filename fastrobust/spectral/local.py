@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import attacks
-from ..models.classifier import Classifier, as_classifier, evaluating
+from ..models.classifier import Classifier, as_classifier
 from ..models.heads import Head
 from ..utils import checks
+from ..utils.modules import evaluating
 
 FEW = 32  # class scores, up to which a gradient of each costs less than the power iteration
 STEPS = 30  # of which; every one of them gives a lower bound

@@ -13,7 +13,7 @@ import torch
 
 from .. import attacks
 from ..engine import scheduler
-from ..engine.gradients import oracle
+from ..engine.opening import oracle
 from ..runs.folder import IMAGES_KEPT
 from ..runs.plan import Cell
 from .collect import Measurement, Tally

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..attacks import Attack
 from ..attacks.targets import Goal
-from ..engine.gradients import Answer, Oracle
+from ..engine.answers import Answer
+from ..engine.gradients import Oracle
 from .collect import Tally
 from .testbed import Subject
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .. import attacks
 from ..attacks.targets import Goal
-from ..engine.gradients import Oracle, oracle
+from ..engine.gradients import Oracle
+from ..engine.opening import oracle
 from ..models.classifier import Classifier
 
 

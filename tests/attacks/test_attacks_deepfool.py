@@ -12,6 +12,7 @@ from test_attacks_metamorphic import images, same, small_model
 from torch import nn
 
 import fastrobust as fr
+from fastrobust import engine
 from fastrobust.attacks import DeepFool, from_repr
 from fastrobust.attacks.targets import goal
 from fastrobust.engine import backends, gradients, scheduler
@@ -213,7 +214,7 @@ def test_a_shorter_run_is_what_a_longer_one_holds_by_then(head, view, no_compact
     assert DeepFool.prefix == "max_steps"
     model, (_, x) = numpy_attacks.Net.make(head).torch(), golden_images(40)
     longest = DeepFool(max_steps=40, candidates=4, view=view)
-    with gradients.oracle(model, x.device) as network:
+    with engine.oracle(model, x.device) as network:
         state = longest.start(network, x.clone(), goal(network, x, None, None))
         for step in range(1, 41):
             held = longest.done(state).nonzero().flatten()

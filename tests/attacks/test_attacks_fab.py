@@ -14,9 +14,10 @@ from test_projections import by_bisection
 from torch import nn
 
 import fastrobust as fr
+from fastrobust import engine
 from fastrobust.attacks import FAB, from_repr
 from fastrobust.attacks.targets import goal
-from fastrobust.engine import gradients, scheduler
+from fastrobust.engine import scheduler
 
 NORMS = ("linf", "l2")
 # A bisection, and two ways to add up a dot product, a hundred steps long.
@@ -280,7 +281,7 @@ def test_batches_order_and_slots_change_nothing(attack, monkeypatch):
     for row in range(12):
         one = slice(row, row + 1)
         same(attack.run(model, x[one], y[one], index=index[one], seed=3), result, one)
-    with gradients.oracle(model, x.device) as network:
+    with engine.oracle(model, x.device) as network:
         work = OneByOne(attack, network, x, y, index)
         scheduler.run_continuous(attack, network, work, 3)
     for row in range(12):

@@ -10,10 +10,11 @@ from scipy.optimize import fmin_l_bfgs_b
 from torch import nn
 
 import fastrobust as fr
+from fastrobust import engine
 from fastrobust.attacks import LBFGS, from_repr
 from fastrobust.attacks.const_search import bisect
 from fastrobust.attacks.targets import goal
-from fastrobust.engine import gradients, scheduler
+from fastrobust.engine import scheduler
 
 HEADS = ("ce", "mse", "codeword")
 PIXELS = int(np.prod(numpy_attacks.SHAPE))
@@ -54,7 +55,7 @@ def minimum(net, image, target, c, loss="train"):
 
 def run_state(attack, model, x, target):
     """Drive the attack and return its state."""
-    with gradients.oracle(model, x.device) as network:
+    with engine.oracle(model, x.device) as network:
         state = attack.start(network, x, goal(network, x, None, target))
         scheduler.run_batch(attack, network, state)
     return state
@@ -84,7 +85,7 @@ def test_the_first_trial_is_scipys(head):
     """Where it lies decides which minimum is found, so both must begin alike."""
     net, model, x, target = batch(head)
     attack, flat = LBFGS(initial_const=3.0, binary_search_steps=1), x.flatten(1).numpy()
-    with gradients.oracle(model, x.device) as network:
+    with engine.oracle(model, x.device) as network:
         state = attack.start(network, x, goal(network, x, None, target))
         attack.update(network, state)
     for i, image in enumerate(flat):
@@ -119,7 +120,7 @@ def test_the_ends_are_stationary():
 def test_no_iteration_climbs():
     _, model, x, target = batch("codeword", 20, scale=1)
     attack = LBFGS(initial_const=30.0, binary_search_steps=1)
-    with gradients.oracle(model, x.device) as network:
+    with engine.oracle(model, x.device) as network:
         state = attack.start(network, x, goal(network, x, None, target))
         attack.update(network, state)
         for _ in range(100):
@@ -190,7 +191,7 @@ def test_a_hasty_row_ends_with_its_first_success():
     _, model, x, target = batch("ce")
     attack = LBFGS(**EASY)
     patient = run_state(attack, model, x, target)
-    with gradients.oracle(model, x.device) as network:
+    with engine.oracle(model, x.device) as network:
         state = attack.start(network, x, goal(network, x, None, target))
         state.first_success[::2] = True
         scheduler.run_batch(attack, network, state)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fastrobust as fr
+from fastrobust import engine
 from fastrobust.attacks import BIM, FGSM, MIM, PGD, Square, base
 from fastrobust.engine import gradients, scheduler
 
@@ -130,7 +131,7 @@ def test_restarts_and_the_best_iterate_never_make_it_worse():
 
     def outcome(attack, target=None):
         result = attack.run(model, x, None if target is not None else y, target=target)
-        with gradients.oracle(model, x.device) as network:
+        with engine.oracle(model, x.device) as network:
             goal, sign = (y, 1.0) if target is None else (target, -1.0)
             loss = network.score(result.adv, goal, attack.loss, x.new_full((60,), sign)).loss
         return result, loss
@@ -160,7 +161,7 @@ def test_a_scheduler_with_fixed_slots_gets_the_same_rows():
     rows = base.Rows(
         x0=x, y=y, sign=torch.ones(len(x)).double(), eps=eps, index=torch.arange(len(x)), seed=7
     )
-    with gradients.oracle(model, x.device) as network:
+    with engine.oracle(model, x.device) as network:
         waiting = list(range(3, len(x)))
         held = torch.arange(3)
         slots = attack.init(rows.take(held))

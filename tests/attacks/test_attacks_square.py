@@ -14,6 +14,7 @@ from test_attacks_metamorphic import images, small_model
 from torch import nn
 
 import fastrobust as fr
+from fastrobust import engine
 from fastrobust.attacks import Square, from_repr, square, square_windows
 from fastrobust.engine import gradients, scheduler
 
@@ -127,7 +128,7 @@ def test_places_and_colours_are_evenly_drawn():
     attack, count = Square(0.1), 20000
     model = nn.Sequential(nn.Flatten(), nn.Linear(24, 2))
     x = torch.rand(1, 2, 3, 4)
-    with gradients.oracle(model, x.device) as network:
+    with engine.oracle(model, x.device) as network:
         from fastrobust.attacks.targets import goal
 
         wish = goal(network, x, torch.tensor([0]), None)
@@ -235,7 +236,7 @@ def test_more_queries_and_restarts_never_make_it_worse():
 
     def outcome(attack):
         result = attack.run(model, x, y)
-        with gradients.oracle(model, x.device) as network:
+        with engine.oracle(model, x.device) as network:
             return result, network.score(result.adv, y, "margin", x.new_ones(60)).loss
 
     one, loss = outcome(attack)

@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import fastrobust as fr
+from fastrobust import engine
 from fastrobust.attacks import CWL2, PGD, DeepFool
-from fastrobust.engine import backends, gradients
+from fastrobust.engine import backends, fused, prepared
 from fastrobust.engine.prepared import Prepared
 from fastrobust.models.classifier import as_classifier
 
@@ -40,36 +41,36 @@ def plain_net():
 )
 def test_wishes_that_cannot_be_met(wish, words):
     with pytest.raises(ValueError, match=words.replace("|", r"\|")):
-        gradients.prepare(plain_net(), **wish)
+        engine.prepare(plain_net(), **wish)
 
 
 def test_wishes_that_a_densenet_cannot_meet_and_what_is_no_model():
     net = random_net(layers=[1, 1])
     with pytest.raises(ValueError, match="tf32 must have a network on a GPU"):
-        gradients.prepare(net, "tf32")
+        engine.prepare(net, "tf32")
     if fr.build_info()["bf16"]:
         with pytest.raises(ValueError, match="bf16 must have .* got backend 'autograd'"):
-            gradients.prepare(net, "bf16", backend="autograd")
+            engine.prepare(net, "bf16", backend="autograd")
     with pytest.raises(TypeError, match="model must be a torch.nn.Module or a callable"):
-        gradients.prepare("net")
+        engine.prepare("net")
 
 
 def test_one_network_has_one_backend_for_one_wish():
     net = random_net(layers=[1, 1])
-    model = gradients.prepare(net)
-    assert gradients.prepare(net).search is model.search is model.exact
-    again = gradients.prepare(model, memory=10**6)
+    model = engine.prepare(net)
+    assert engine.prepare(net).search is model.search is model.exact
+    again = engine.prepare(model, memory=10**6)
     assert again.net is net and again.search is not model.search and again.search.memory == 10**6
     assert model.search.why == "a DenseNet of fastrobust.models"
-    assert "not a DenseNet" in gradients.prepare(plain_net()).search.why
-    assert gradients.prepare(net, backend="autograd").search.why == "asked for"
+    assert "not a DenseNet" in engine.prepare(plain_net()).search.why
+    assert engine.prepare(net, backend="autograd").search.why == "asked for"
 
 
 @pytest.mark.parametrize("backend", ["fused", "autograd"])
 def test_a_copy_of_a_prepared_model_asks_its_own_network(backend):
     x = torch.rand(3, 1, 8, 8)
     classifier = fr.Classifier(random_net(layers=[1, 1]), fr.heads.Softmax("mse"), (0.5, 0.25))
-    model = gradients.prepare(classifier, memory=12345, backend=backend)
+    model = engine.prepare(classifier, memory=12345, backend=backend)
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(copied(x), model(x)) and copied.net is not model.net
         assert (copied.search.name, copied.search.memory) == (backend, 12345)
@@ -92,10 +93,10 @@ class Counting:
 
 def test_memory_cuts_the_calls_of_the_fused_engine_and_changes_no_bit(monkeypatch):
     net, x, y = random_net(layers=[2, 1], growth=5), torch.rand(37, 1, 8, 8), torch.arange(37) % 10
-    whole, counted = ask(net, x, y), Counting(monkeypatch, backends.Fused)
-    size = 4 * gradients.prepare(net).search._engine.kernel(x[:1]).state(1)
+    whole, counted = ask(net, x, y), Counting(monkeypatch, fused.Fused)
+    size = 4 * engine.prepare(net).search._engine.kernel(x[:1]).state(1)
     for memory, most in ((1, 1), (size, 1), (3 * size, 3), (20 * size, 20), (99 * size, 37)):
-        model = gradients.prepare(net, memory=memory)
+        model = engine.prepare(net, memory=memory)
         counted.rows.clear()
         for ours, expected in zip(ask(model, x, y), whole, strict=True):
             assert torch.equal(ours, expected)
@@ -104,7 +105,7 @@ def test_memory_cuts_the_calls_of_the_fused_engine_and_changes_no_bit(monkeypatc
             kernel = model.search._engine.kernel(x[:rows])
             assert 4 * kernel.state(rows) <= max(memory, size)
     assert counted.rows == [37]
-    with gradients.oracle(gradients.prepare(net, memory=1), x.device) as network:
+    with engine.oracle(engine.prepare(net, memory=1), x.device) as network:
         assert torch.equal(network.leaders(x, 3, "class").slopes[:5],
                            network.leaders(x[:5], 3, "class").slopes)  # fmt: skip
         assert torch.equal(network.decide(x)[1], whole.decision)
@@ -115,7 +116,7 @@ def test_memory_cuts_the_calls_of_autograd(monkeypatch):
     whole, counted = ask(net, x, y), Counting(monkeypatch, backends.Backend)
     # With its weights frozen the net keeps what its tanh gave, 400 bytes an image, and outputs.
     for memory, least, most in ((1, 1, 1), (5000, 5, 12), (10**6, 37, 37)):
-        model = gradients.prepare(net, memory=memory)
+        model = engine.prepare(net, memory=memory)
         ask(model, x[:1], y[:1])
         counted.rows.clear()
         answer = ask(model, x, y)
@@ -129,13 +130,13 @@ def test_compile_equals_autograd():
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
     compiler, torch.compile = torch.compile, lambda net: compiler(net, backend="aot_eager")
     try:
-        model = gradients.prepare(net, backend="compile")
+        model = engine.prepare(net, backend="compile")
     finally:
         torch.compile = compiler
     x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
     for ours, expected in zip(ask(model, x, y), ask(net, x, y), strict=True):
         torch.testing.assert_close(ours, expected)
-    assert model.search.name == "compile" and model.search is not gradients.prepare(net).search
+    assert model.search.name == "compile" and model.search is not engine.prepare(net).search
     net[0].weight.data.mul_(2)
     torch.testing.assert_close(model(x), net(x))
     gone = weakref.ref(net)
@@ -155,8 +156,8 @@ ATTACKS = [
 @pytest.mark.parametrize(("attack", "count"), ATTACKS)
 def test_attacks_succeed_on_the_same_images_as_with_autograd(attack, count, name):
     model, x, y = trained(name), digits().x_test[:count], digits().y_test[:count]
-    fused = attack.run(gradients.prepare(model, backend="fused"), x, y)
-    plain = attack.run(gradients.prepare(model, backend="autograd"), x, y)
+    fused = attack.run(engine.prepare(model, backend="fused"), x, y)
+    plain = attack.run(engine.prepare(model, backend="autograd"), x, y)
     # A step by a sign that rounding decides can part two runs: one image may differ.
     assert (fused.success != plain.success).sum() <= 1
     assert fused.success.any()
@@ -167,7 +168,7 @@ def test_attacks_succeed_on_the_same_images_as_with_autograd(attack, count, name
 def test_images_do_not_see_their_batch(attack, count):
     model, x, y = trained(), digits().x_test[:7], digits().y_test[:7]
     whole = attack.run(model, x, y)
-    small = attack.run(gradients.prepare(model, memory=50_000), x, y)
+    small = attack.run(engine.prepare(model, memory=50_000), x, y)
     assert torch.equal(small.adv, whole.adv)
     for row in range(7):
         index = torch.tensor([row])
@@ -192,12 +193,12 @@ def on_the_edge(model, count):
 
 @bf16
 def test_bf16_searches_and_float32_decides():
-    exact = gradients.prepare(trained())
-    model = gradients.prepare(exact, "bf16")
+    exact = engine.prepare(trained())
+    model = engine.prepare(exact, "bf16")
     assert (model.search.precision, model.exact.precision) == ("bf16", "fp32")
     x = on_the_edge(exact, 100)
     right = exact.predict(x)
-    with gradients.oracle(model, x.device) as network:
+    with engine.oracle(model, x.device) as network:
         answer = network.gradient(x, right, "ce", torch.ones(len(x)))
         assert torch.equal(network.decide(x)[0], exact.pre_activation(x))
         assert torch.equal(network.decide(x)[1], right)
@@ -242,7 +243,7 @@ def test_a_search_in_bf16_finds_what_one_in_float32_finds(name):
     Where bfloat16 decided, too, it left 0.02 more.
     """
     model = trained(name)
-    exact, half = left(model, seeds=5), left(gradients.prepare(model, "bf16"), seeds=5)
+    exact, half = left(model, seeds=5), left(engine.prepare(model, "bf16"), seeds=5)
     assert min(exact) - 0.006 <= mean(half) <= max(exact) + 0.006, (exact, half)
 
 
@@ -250,8 +251,8 @@ def test_a_search_in_bf16_finds_what_one_in_float32_finds(name):
 def test_a_head_in_bf16_would_make_a_model_look_more_robust():
     """The confident images keep no gradient: 1 - p is zero in eight bits."""
     exact = left(trained(), loss="ce")
-    half = left(gradients.prepare(trained(), "bf16"), loss="ce")
-    rounded = left(gradients.prepare(trained(), "bf16"), loss=rounded_cross_entropy)
+    half = left(engine.prepare(trained(), "bf16"), loss="ce")
+    rounded = left(engine.prepare(trained(), "bf16"), loss=rounded_cross_entropy)
     assert min(rounded) > max(exact), (exact, rounded)
     assert mean(rounded) - mean(exact) > 0.05 > 2 * abs(mean(half) - mean(exact))
 
@@ -264,7 +265,7 @@ def test_no_product_is_rounded_more_than_was_wished(monkeypatch, backend):
     before = [place.allow_tf32 for place in places]
     assert before[0]
     net = random_net(layers=[1], growth=4)
-    with backends.choose(net, backend).opened():
+    with prepared.choose(net, backend).opened():
         assert not any(place.allow_tf32 for place in places)
     assert [place.allow_tf32 for place in places] == before
 
@@ -292,7 +293,7 @@ def test_a_search_in_tf32_is_one_both_ways_and_float32_decides(monkeypatch):
     classifier = as_classifier(net)
     model = Prepared(classifier, backends.Backend(net, "tf32"), backends.Backend(net, "fp32"))
     x, y = torch.rand(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64)
-    with gradients.oracle(model, x.device) as network:
+    with engine.oracle(model, x.device) as network:
         network.gradient(x, y, "ce", torch.full((3,), -1.0), confirm=True)
         network.decide(x)
     kinds = {("forward", True), ("backward", True), ("forward", False)}

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import fastrobust as fr
-from fastrobust.engine import backends, gradients, objectives
+from fastrobust import engine
+from fastrobust.engine import backends, objectives
 
 
 def network(width=10, dtype=torch.float64):
@@ -32,7 +33,7 @@ def images(count=6, dtype=torch.float64):
 
 
 def ask(model, x, y, loss="ce", sign=None):
-    with gradients.oracle(model, x.device) as network:
+    with engine.oracle(model, x.device) as network:
         return network.gradient(x, y, loss, torch.ones(len(x)) if sign is None else sign)
 
 
@@ -43,7 +44,7 @@ def test_gradient_is_that_of_finite_differences(loss, device):
     answer = ask(model, x, y, loss)
     direction = torch.randn_like(x)
     width = 1e-6
-    with gradients.oracle(model, x.device) as network:
+    with engine.oracle(model, x.device) as network:
         ones = torch.ones(len(x), device=device)
         up = network.score(x + width * direction, y, loss, ones).loss
         down = network.score(x - width * direction, y, loss, ones).loss
@@ -89,7 +90,7 @@ def test_chunks_change_nothing(monkeypatch):
     monkeypatch.setattr(backends, "CHUNK_PIXELS", 3 * 32)
     for part, all_at_once in zip(ask(model, x, y), whole, strict=True):
         torch.testing.assert_close(part, all_at_once)
-    with gradients.oracle(model, x.device) as network:
+    with engine.oracle(model, x.device) as network:
         assert torch.equal(network.decide(x)[1], whole.decision)
 
 
@@ -126,7 +127,7 @@ def test_the_model_is_left_as_it_was(fails):
 
     hook = model[5].register_forward_hook(look)
     if fails:
-        with pytest.raises(RuntimeError, match="mid-attack"), gradients.oracle(model, x.device):
+        with pytest.raises(RuntimeError, match="mid-attack"), engine.oracle(model, x.device):
             raise RuntimeError("mid-attack")
     else:
         answer = ask(model, x, y)
@@ -243,7 +244,7 @@ def scores_of(view, head, z):
 def test_leaders_are_the_highest_outputs_and_their_slopes(head, view):
     model = codeword_model() if head is None else fr.Classifier(network(), head).double()
     x, _ = images()
-    with gradients.oracle(model, x.device) as oracle:
+    with engine.oracle(model, x.device) as oracle:
         answer = oracle.leaders(x, 3, view)
         every = oracle.leaders(x, 99, view)
 
@@ -300,7 +301,7 @@ def test_nan_rows_are_marked():
 
 def test_one_decision_everywhere():
     model, (x, _) = codeword_model(), images(64)
-    with gradients.oracle(model, x.device) as network:
+    with engine.oracle(model, x.device) as network:
         _, decision, valid = network.decide(x)
     u = model.eval().units(x).detach().numpy()
     distance = ((u[:, None] - model.head.vectors.numpy()) ** 2).sum(2)

@@ -11,8 +11,9 @@ from nets import by_autograd, digits, gap, random_net, same_signs, trained
 from test_engine import ask, assert_untouched, snapshot
 from torch import nn
 
+from fastrobust import engine
 from fastrobust.attacks import PGD
-from fastrobust.engine import folding, gradients
+from fastrobust.engine import folding
 from fastrobust.engine.fused import FusedDenseNet
 from fastrobust.ops.densenet_op import DenseNetKernel, densenet_ref
 
@@ -147,16 +148,14 @@ def by_replacing(net):
 def test_a_change_of_the_weights_is_noticed(change):
     net = random_net(layers=[2, 1])
     x, y, attack = torch.rand(4, 1, 8, 8), torch.arange(4), PGD(eps=0.3, steps=3)
-    model = gradients.prepare(net)
+    model = engine.prepare(net)
     assert model.search.name == "fused"
     before = attack(net, x, y), model(x)
     change(net)
     fresh = copy.deepcopy(net)
     after = attack(net, x, y), model(x)
     assert torch.equal(after[0], attack(fresh, x, y)) and not torch.equal(after[0], before[0])
-    assert torch.equal(after[1], gradients.prepare(fresh)(x)) and not torch.equal(
-        after[1], before[1]
-    )
+    assert torch.equal(after[1], engine.prepare(fresh)(x)) and not torch.equal(after[1], before[1])
 
 
 def test_the_network_is_left_as_it_was_and_may_go():
@@ -168,12 +167,12 @@ def test_the_network_is_left_as_it_was_and_may_go():
     before, names = snapshot(net), [set(vars(m)) for m in net.modules()]
     x, y = torch.rand(3, 1, 8, 8), torch.arange(3)
     PGD(eps=0.1, steps=2)(net, x, y)
-    prepared = gradients.prepare(net)
+    prepared = engine.prepare(net)
     prepared.predict(x), prepared(x)
     assert_untouched(net, before)
     assert [set(vars(m)) for m in net.modules()] == names
     for copied in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        assert torch.equal(gradients.prepare(copied)(x), prepared(x))
+        assert torch.equal(engine.prepare(copied)(x), prepared(x))
     gone = weakref.ref(net)
     del net, prepared, copied
     gc.collect()
@@ -188,24 +187,24 @@ def wrong(monkeypatch):
 
 
 def test_the_first_use_is_compared_with_autograd(wrong):
-    model = gradients.prepare(random_net(layers=[1, 1]))
+    model = engine.prepare(random_net(layers=[1, 1]))
     for call in (model, model, model.predict, lambda x: PGD(eps=0.1, steps=1)(model, x)):
         with pytest.raises(
             RuntimeError, match=r"outputs must be autograd's within 0\.001 .* got 0"
         ):
             call(torch.rand(2, 1, 8, 8))
-    assert gradients.prepare(model, backend="autograd")(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    assert engine.prepare(model, backend="autograd")(torch.rand(2, 1, 8, 8)).shape == (2, 10)
 
 
 def test_images_of_nan_give_nan_and_are_not_compared(wrong):
-    model, x = gradients.prepare(random_net(layers=[1, 1])), torch.rand(2, 1, 8, 8)
+    model, x = engine.prepare(random_net(layers=[1, 1])), torch.rand(2, 1, 8, 8)
     assert model(torch.full_like(x, torch.nan)).isnan().all()
     with pytest.raises(RuntimeError, match="outputs must be autograd's"):
         model(x)
 
 
 def test_the_comparison_looks_at_gradients_and_at_every_size(monkeypatch):
-    backward, model = DenseNetKernel.backward, gradients.prepare(random_net(layers=[1, 1]))
+    backward, model = DenseNetKernel.backward, engine.prepare(random_net(layers=[1, 1]))
     model(torch.rand(2, 1, 8, 8))
     monkeypatch.setattr(
         DenseNetKernel, "backward", lambda *args: backward(*args).mT.contiguous().mT.flip(3)
@@ -218,7 +217,7 @@ def test_the_comparison_looks_at_gradients_and_at_every_size(monkeypatch):
 def test_a_network_of_nan_is_flagged_by_the_attack():
     net = random_net(layers=[1, 1])
     net.stem.weight.data[0] = torch.nan
-    assert gradients.prepare(net)(torch.rand(2, 1, 8, 8)).isnan().all()
+    assert engine.prepare(net)(torch.rand(2, 1, 8, 8)).isnan().all()
     with pytest.warns(UserWarning, match="NaN for 3 of 3"):
         result = PGD(eps=0.1, steps=2).run(net, torch.rand(3, 1, 8, 8), torch.arange(3))
     assert result.invalid.all() and not result.success.any()
@@ -232,8 +231,8 @@ def test_a_network_of_nan_is_flagged_by_the_attack():
 def test_contexts_of_the_caller_change_nothing(context):
     net, attack = random_net(layers=[1, 1]), PGD(eps=0.1, steps=3)
     x, y = torch.rand(3, 1, 8, 8), torch.arange(3)
-    plain = gradients.prepare(copy.deepcopy(net))(x), attack(copy.deepcopy(net), x, y)
-    model = gradients.prepare(net)
+    plain = engine.prepare(copy.deepcopy(net))(x), attack(copy.deepcopy(net), x, y)
+    model = engine.prepare(net)
     with context():
         inside = model(x.clone()), attack(model, x.clone(), y)
         assert torch.equal(model.predict(x), plain[0].argmax(1))

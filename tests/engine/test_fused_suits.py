@@ -13,7 +13,7 @@ from test_engine import ask
 from torch import nn
 
 import fastrobust as fr
-from fastrobust.engine import gradients
+from fastrobust import engine
 from fastrobust.engine.fused import FusedDenseNet
 
 
@@ -56,10 +56,10 @@ UNSUITED = {
 @pytest.mark.parametrize("reason", UNSUITED)
 def test_what_does_not_suit_goes_to_autograd_or_says_why(reason):
     net = UNSUITED[reason]().eval()
-    model = gradients.prepare(net)
+    model = engine.prepare(net)
     assert model.search.name == "autograd"
     with pytest.raises(ValueError, match=f"fused engine must .* got {reason}"):
-        gradients.prepare(net, backend="fused")
+        engine.prepare(net, backend="fused")
     with pytest.raises(ValueError, match=f"net must suit the fused engine, got {reason}"):
         FusedDenseNet(net)
     x = torch.rand(2, 1, 8, 8, dtype=next(net.parameters()).dtype)
@@ -67,14 +67,14 @@ def test_what_does_not_suit_goes_to_autograd_or_says_why(reason):
 
 
 def test_images_of_another_type_are_refused():
-    model = gradients.prepare(random_net(layers=[1, 1]))
+    model = engine.prepare(random_net(layers=[1, 1]))
     with pytest.raises(TypeError, match="images must be float32 like the network, got float64"):
         model(torch.rand(2, 1, 8, 8, dtype=torch.float64))
 
 
 def test_what_stops_to_suit_is_not_run():
     net = random_net(layers=[1, 1])
-    model = gradients.prepare(net)
+    model = engine.prepare(net)
     net.linear.register_forward_hook(lambda *args: args[2] * 0)
     with pytest.raises(ValueError, match="must still suit the fused engine, got hooks at linear"):
         model(torch.rand(2, 1, 8, 8))
@@ -85,7 +85,7 @@ def test_what_stops_to_suit_is_not_run():
 @pytest.mark.parametrize("shape", [(2, 64), (1, 8, 8), (2, 3, 8, 8), (2, 1, 1, 8)])
 def test_images_of_a_wrong_shape_are_refused(shape):
     with pytest.raises(ValueError, match="images must"):
-        gradients.prepare(random_net(layers=[1, 1]))(torch.rand(shape))
+        engine.prepare(random_net(layers=[1, 1]))(torch.rand(shape))
 
 
 def test_a_lesser_cpu_gives_the_same_bits_but_no_bf16():
@@ -106,5 +106,5 @@ def test_a_lesser_cpu_gives_the_same_bits_but_no_bf16():
         torch.manual_seed(0)
         net = random_net(layers=[2, 1], growth=5)
         x = torch.rand(3, 1, 9, 7, requires_grad=True)
-        gradients.prepare(net)(x).sum().backward()
+        engine.prepare(net)(x).sum().backward()
         assert x.grad.numpy().tobytes().hex() == bits

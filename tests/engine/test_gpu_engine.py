@@ -7,8 +7,9 @@ import torch
 from nets import random_net
 
 import fastrobust as fr
+from fastrobust import engine
 from fastrobust.attacks import PGD
-from fastrobust.engine import folding, gradients
+from fastrobust.engine import folding
 from fastrobust.ops.densenet_op import DenseNetGpuKernel
 from fastrobust.ops.extension import kernels
 
@@ -54,7 +55,7 @@ def test_packed_weights_hold_every_weight_twice():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_graphs_need_a_gpu():
     with pytest.raises(ValueError, match="graph must have a model on a GPU"):
-        gradients.prepare(random_net(layers=[2], growth=4), graph=True)
+        engine.prepare(random_net(layers=[2], growth=4), graph=True)
 
 
 @on_gpu
@@ -68,7 +69,7 @@ def test_a_gpu_gives_what_autograd_gives_in_float64(precision, wish, count):
     leaf = x.double().requires_grad_()
     z = copy.deepcopy(net).double()(leaf)
     exact = z.detach(), torch.autograd.grad(z, leaf, dz.double())[0]
-    model = gradients.prepare(net.cuda(), precision, backend="fused")
+    model = engine.prepare(net.cuda(), precision, backend="fused")
     leaf = x.cuda().requires_grad_()
     z = model.search(leaf)
     ours = z.detach(), torch.autograd.grad(z, leaf, dz.cuda())[0]
@@ -82,15 +83,15 @@ def test_graphs_change_nothing(backend):
     net = random_net(depth=22, growth=12).cuda()
     x, y = torch.rand(16, 1, 32, 32, device="cuda"), torch.arange(16, device="cuda") % 10
     attack = PGD(eps=0.05, steps=5, keep="last")
-    plain = attack.run(gradients.prepare(net, backend=backend), x, y)
-    replayed = attack.run(gradients.prepare(net, backend=backend, graph=True), x, y)
+    plain = attack.run(engine.prepare(net, backend=backend), x, y)
+    replayed = attack.run(engine.prepare(net, backend=backend, graph=True), x, y)
     assert torch.equal(plain.adv, replayed.adv) and torch.equal(plain.queries, replayed.queries)
 
 
 @on_gpu
 def test_another_stream_gives_the_same_bits():
     net = random_net(depth=22, growth=12).cuda()
-    model = gradients.prepare(net, backend="fused")
+    model = engine.prepare(net, backend="fused")
     x = torch.rand(8, 1, 32, 32, device="cuda")
     here = model(x)
     stream = torch.cuda.Stream()

@@ -47,8 +47,8 @@ def test_towards_any_rival_they_are_the_kernels(head, name):
     head = HEADS[head].double()
     z = torch.randn(60, LENGTH if head.vectors is not None else CLASSES).double() * 2
     y = torch.randint(CLASSES, (60,))
-    value, dz, decision = objectives.judge(head, z, y, name)
-    again = objectives.judge(Surrogate(head), z, y, name)
+    value, dz, decision = objectives.loss_and_decision(head, z, y, name)
+    again = objectives.loss_and_decision(Surrogate(head), z, y, name)
     torch.testing.assert_close(again[0], value)
     torch.testing.assert_close(again[1], dz)
     assert torch.equal(again[2], decision)
@@ -61,14 +61,14 @@ def test_gradients_are_finite_differences(tanh, name, towards):
     head = Surrogate(HEADS["codeword"].double(), tanh=tanh, temperature=3.0)
     z, y = torch.randn(20, LENGTH).double(), torch.randint(CLASSES, (20,))
     rival = (y + 1) % CLASSES if towards else None
-    _, dz, _ = objectives.judge(head, z, y, name, rival=rival)
+    _, dz, _ = objectives.loss_and_decision(head, z, y, name, rival=rival)
     step = 1e-6
     for place in range(0, LENGTH, 5):
         ends = []
         for sign in (1, -1):
             moved = z.clone()
             moved[:, place] += sign * step
-            ends.append(objectives.judge(head, moved, y, name, rival=rival)[0])
+            ends.append(objectives.loss_and_decision(head, moved, y, name, rival=rival)[0])
         slope = (ends[0] - ends[1]) / (2 * step)
         torch.testing.assert_close(dz[:, place], slope, rtol=1e-5, atol=1e-7)
 

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastrobust as fr
-from fastrobust.models.classifier import as_classifier, evaluating
+from fastrobust.models.classifier import as_classifier
+from fastrobust.utils.modules import evaluating
 
 BOOK = fr.Codebook.random(10, 16, key="test")
 

@@ -22,7 +22,7 @@ def test_all_nine_classifiers_come_with_the_package(data_set, model_name):
     assert model(x).shape == (3, 10)
     assert not any(module.training for module in model.modules())
     file = f"{slug(model_name)}.safetensors"
-    path = resources.files("fastrobust") / "weights" / data_set / file
+    path = resources.files("fastrobust.models") / "weights" / data_set / file
     facts = checkpoint.read_facts(path)
     assert facts["model_name"] == model_name
     assert data_set.split("1")[0] in facts["data_set"]

@@ -10,7 +10,7 @@ from torch import nn
 
 import fastrobust as fr
 from fastrobust import attacks
-from fastrobust.engine.gradients import oracle
+from fastrobust.engine.opening import oracle
 from fastrobust.engine.scheduler import run_continuous
 from fastrobust.report import results
 from fastrobust.runs.folder import RunFolder

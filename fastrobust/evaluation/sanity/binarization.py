@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ...attacks import APGD
-from ...models.classifier import in_its_dtype
 from ...ops.random_start_op import launch_start
 from ...ops.step_op import into_ball
+from ...utils.modules import in_its_dtype
 from .case import Check, Probe, several, skipped
 
 _IMAGES, _INSIDE = 16, 200  # images that get a readout, and points inside of the ball of each

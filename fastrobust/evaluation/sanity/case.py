@@ -7,12 +7,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ... import engine
 from ...attacks import APGD, FGSM, PGD
 from ...attacks.base import Attack
-from ...engine import gradients
 from ...engine.prepared import Model, Prepared
-from ...models.classifier import in_its_dtype
 from ...models.heads import Head
+from ...utils.modules import in_its_dtype
 from ...utils.stats import sign_test
 
 Verdict = Literal["pass", "warn", "fail", "skipped"]
@@ -101,7 +101,7 @@ class Probe:
     @cached_property
     def model(self) -> Prepared:
         """The model as attacks run it."""
-        return gradients.prepare(self.case.model)
+        return engine.prepare(self.case.model)
 
     @cached_property
     def places(self) -> Tensor:

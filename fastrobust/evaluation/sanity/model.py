@@ -6,9 +6,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...engine import gradients as engine
+from ...engine.opening import oracle
+from ...engine.prepared import Prepared, prepare
 from ...models.averaged import is_random
-from ...models.classifier import as_classifier, evaluating, in_its_dtype
+from ...models.classifier import as_classifier
+from ...utils.modules import evaluating, in_its_dtype
 from .case import Check, Probe, skipped
 
 _DIRECTIONS, _STEP = 8, 1e-3  # random directions of each image, and the way along them
@@ -54,7 +56,7 @@ def agreement(probe: Probe) -> Check:
         own = plain(in_its_dtype(plain, x))
     top = own.topk(2, dim=1).values
     clear = (top[:, 0] - top[:, 1]) > 1e-4 * own.abs().amax(1)  # else rounding decides
-    with engine.oracle(probe.model, x.device) as network:
+    with oracle(probe.model, x.device) as network:
         answer = network.score(x, own.argmax(1), "margin", x.new_ones(len(x)))
         decision = network.decide(x)[1]
     wrong = (decision != own.argmax(1)) | (answer.decision != decision) | (answer.loss > 0)
@@ -80,7 +82,7 @@ def gradients(probe: Probe) -> Check:
     step = probe.pgd(steps=3, keep="last")
     near = step(probe.model, probe.x, probe.y, seed=probe.case.seed, index=probe.places)
     flags = {}
-    with engine.oracle(probe.model, probe.x.device) as network:
+    with oracle(probe.model, probe.x.device) as network:
         for loss in ("ce", "margin"):
             grads = [network.gradient(x, probe.y, loss, ones).grad for x in (probe.x, near)]
             flags[loss] = torch.stack([_missing(grad) for grad in grads]).any(0)
@@ -109,7 +111,7 @@ def dead_classes(probe: Probe) -> Check:
     x, y = probe.x[:32], probe.y[:32]
     ones = x.new_ones(len(x))
     dead = []
-    with engine.oracle(probe.model, x.device) as network:
+    with oracle(probe.model, x.device) as network:
         for offset in range(1, min(network.num_classes(x), 10)):
             rival = (y + offset) % network.num_classes(x)
             answer = network.gradient(x, y, partial(_score_of, rival), ones)
@@ -180,7 +182,7 @@ def _changes(probe: Probe, step: float) -> tuple[Tensor, Tensor]:
     generator = torch.Generator(x.device).manual_seed(probe.case.seed)
     ones = x.new_ones(len(x))
     predicted, actual = [], []
-    with engine.oracle(model, x.device) as network:
+    with oracle(model, x.device) as network:
         gradient = network.gradient(x, y, "margin", ones).grad.flatten(1)
         for _ in range(_DIRECTIONS):
             signs = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) - 0.5
@@ -191,7 +193,7 @@ def _changes(probe: Probe, step: float) -> tuple[Tensor, Tensor]:
     return torch.stack(predicted, 1).double(), torch.stack(actual, 1).double()
 
 
-def _doubled(probe: Probe) -> tuple[engine.Prepared, Tensor, Tensor]:
+def _doubled(probe: Probe) -> tuple[Prepared, Tensor, Tensor]:
     """Return model, images and labels in float64; as they are if the model cannot."""
     x, y = probe.x[:32], probe.y[:32]
     try:
@@ -200,7 +202,7 @@ def _doubled(probe: Probe) -> tuple[engine.Prepared, Tensor, Tensor]:
             model(x.double())
     except Exception:  # whatever a caller's module raises about another dtype
         return probe.model, x, y
-    return engine.prepare(model), x.double(), y
+    return prepare(model), x.double(), y
 
 
 def _score_of(rival: Tensor, scores: Tensor, y: Tensor) -> Tensor:

@@ -5,9 +5,10 @@ import copy
 import torch
 from torch import Tensor
 
+from ... import engine
 from ...attacks import APGD
-from ...engine import gradients
-from ...models.classifier import as_classifier, evaluating, in_its_dtype
+from ...models.classifier import as_classifier
+from ...utils.modules import evaluating, in_its_dtype
 from .case import Check, Probe, several, skipped
 
 _NO_RESULT = "There is no evaluation to look at."
@@ -154,7 +155,7 @@ def _margin(probe: Probe, rows: Tensor, times: int) -> Tensor:
     if times:
         attack = probe.pgd(steps=times * probe.effort.steps, loss="margin")
         x = attack(probe.model, x, y, seed=probe.case.seed, index=probe.places[rows])
-    with gradients.oracle(probe.model, x.device) as network:
+    with engine.oracle(probe.model, x.device) as network:
         return network.score(x, y, "margin", x.new_ones(len(x))).loss
 
 
