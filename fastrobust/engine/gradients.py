@@ -181,10 +181,11 @@ class Oracle:
         # A head that is sure of itself, or a mean squared error in float16, sends back numbers so
         # small that the network would lose them, or count them as denormals, ten times as slowly.
         unit = _unit(cotangent, 1.0 if self._dtype is torch.float16 else _SMALL)
-        (grad,) = torch.autograd.grad(z, x, cotangent / unit, retain_graph=keep)
+        scaled = cotangent if unit is None else cotangent / unit
+        (grad,) = torch.autograd.grad(z, x, scaled, retain_graph=keep)
         self.evaluations += len(x)
-        grad *= unit.to(grad.dtype).view(-1, *[1] * (x.dim() - 1))
-        return grad
+        # Not in place: a model may hand out one number for many pixels.
+        return grad if unit is None else grad * unit.to(grad.dtype).view(-1, *[1] * (x.dim() - 1))
 
     def _confirmed(self, decision: Tensor, x: Tensor, y: Tensor, sign: Tensor) -> Tensor:
         """Return the decision (N,), float32's where it would end a row.
@@ -226,8 +227,13 @@ class Oracle:
         return zip(*cut, strict=False)
 
 
-def _unit(rows: Tensor, small: float) -> Tensor:
-    """Return a power of two near the largest magnitude of each row (N, 1) that is below `small`."""
+def _unit(rows: Tensor, small: float) -> Tensor | None:
+    """Return a power of two near the largest magnitude of each row (N, 1) that is below `small`.
+
+    None where no row needs one; a GPU would have to wait to see that.
+    """
     peak = rows.abs().amax(1, keepdim=True)
+    if len(rows) and not rows.is_cuda and float(peak.min()) >= small:
+        return None
     power = torch.ldexp(torch.ones_like(peak), torch.frexp(peak).exponent)
     return torch.where((peak < small) & (peak > 0), power, 1.0)

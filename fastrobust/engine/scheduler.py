@@ -49,21 +49,22 @@ class RowSource(Protocol):
 
 
 def run_batch(rule: Rule, network: Oracle, state: Any) -> None:
-    """Update rows until all are done; those that are leave the batch as it shrinks."""
-    rows = torch.arange(len(state), device=state.x.device)
-    batch = state.take(rows)
+    """Update rows in place until all are done; those that are leave the batch as it shrinks."""
+    rows, batch = torch.arange(len(state), device=state.x.device), state
     stride = _stride(rule, state)
     while standing := len(batch) - int(rule.done(batch).sum()):
         # On a CPU a new shape costs nothing, and uneven rows leave one by one.
         exact = rule.uneven and not state.x.is_cuda
         size = _shrunk(len(batch), standing, exact)
         if size < len(batch):
-            state.put(rows, batch)
+            if batch is not state:
+                state.put(rows, batch)
             order = rule.done(batch).int().argsort(stable=True)[:size]
             rows, batch = rows[order], batch.take(order)
         for _ in range(stride):
             rule.update(network, batch)
-    state.put(rows, batch)
+    if batch is not state:
+        state.put(rows, batch)
 
 
 def run_continuous(rule: Rule, network: Oracle, source: RowSource, size: int) -> None:
