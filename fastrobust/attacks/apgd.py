@@ -18,7 +18,8 @@ from ..engine.objectives import Loss
 from ..ops.random_start_op import launch_start
 from ..ops.step_op import into_ball, launch_step
 from .base import Attack
-from .state import Rows, State, beside, counters
+from .fields import AnyLoss, Count, CountFromZero, MaybeBox, NonNegative
+from .state import BallState, Rows, beside, counters
 
 _FIRST_WINDOW = 0.22  # of the steps, until the step size is looked at for the first time
 _SHRINK, _LEAST = 0.03, 0.06  # how much shorter each window is than the last, and the shortest
@@ -26,7 +27,7 @@ _INERTIA = 0.25  # share of the last change that goes on: 1 - alpha
 
 
 @dataclass(kw_only=True)
-class APGDState(State):
+class APGDState(BallState):
     """State of APGD; ``iteration`` counts the steps of this run.
 
     Attributes:
@@ -100,18 +101,17 @@ class APGD(Attack[APGDState]):
 
     per_row = "eps"
 
-    eps: float
-    loss: Loss = "ce"
-    steps: int = 100
-    restarts: int = 1
-    targets: int = 0
+    eps: NonNegative
+    loss: AnyLoss = "ce"
+    steps: Count = 100
+    restarts: Count = 1
+    targets: CountFromZero = 0
     norm: Literal["linf", "l2"] = "linf"
-    rho: float = 0.75
-    clip: tuple[float, float] | None = (0.0, 1.0)
+    rho: NonNegative = 0.75
+    clip: MaybeBox = (0.0, 1.0)
 
     def init(self, rows: Rows) -> APGDState:
         """Start every row at random inside its ball."""
-        assert rows.eps is not None
         low = torch.full_like(rows.sign, -torch.inf, dtype=torch.float64)
         zeros = torch.zeros_like(rows.index)
         state = APGDState(
@@ -120,7 +120,7 @@ class APGD(Attack[APGDState]):
             rival=None if rows.rivals is None else rows.y.clone(),
             x=rows.x0.clone(),
             run=zeros.clone(),
-            size=2 * rows.eps,
+            size=torch.zeros_like(rows.sign),
             last=rows.x0.clone(),
             top=rows.x0.clone(),
             top_grad=torch.zeros_like(rows.x0),
@@ -138,7 +138,6 @@ class APGD(Attack[APGDState]):
 
     def start_at(self, state: APGDState, start: Tensor) -> None:
         """Put fresh rows at images (N, ...), moved into ball and box."""
-        assert state.eps is not None
         state.x.copy_(start)
         into_ball(state.x, state.x0, state.eps, self.norm, self.clip)
         state.last.copy_(state.x)
@@ -172,7 +171,7 @@ class APGD(Attack[APGDState]):
         """Return the first success, else the iterate of highest loss."""
         return state.best
 
-    def claim(self, network: Oracle, state: APGDState, z: Tensor) -> Tensor:
+    def claim(self, network: Oracle, state: APGDState, z: Tensor, decision: Tensor) -> Tensor:
         """Return whether an iterate was decided as wished."""
         return state.won
 
@@ -183,7 +182,6 @@ class APGD(Attack[APGDState]):
 
     def _begin(self, state: APGDState) -> None:
         """Put rows at the start of their run."""
-        assert state.eps is not None
         lo, hi = self.clip or (None, None)
         launch_start(
             state.x, state.x0, self.norm, state.eps, state.seed, state.index, state.run, lo, hi
@@ -218,7 +216,6 @@ class APGD(Attack[APGDState]):
         return torch.where(back, state.top_grad, grad)
 
     def _step(self, state: APGDState, grad: Tensor) -> None:
-        assert state.eps is not None
         lo, hi = self.clip or (None, None)
         kind = "l2" if self.norm == "l2" else "sign"
         there = state.x.clone()

@@ -46,6 +46,7 @@ class SearchAttack(Attack[S]):
     """
 
     per_row = "initial_const"
+    letters = {"initial_const": "c"}
     binary_search_steps: int
 
     def tests_decision(self, head: Head) -> bool:

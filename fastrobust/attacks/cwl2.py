@@ -17,6 +17,7 @@ from ..engine.objectives import UNITS_MARGIN, Loss, largest_unit
 from ..models.heads import Head
 from ..ops.cw_step_op import CwRows, launch_cw_step
 from .const_search import SearchAttack
+from .fields import Box, Count, Flag, NonNegative, Positive, Threshold
 from .state import Rows, State, beside, counters
 
 
@@ -29,6 +30,8 @@ class CWAttack(SearchAttack[CWState]):
     """The rule of both; a subclass has the fields and says what f is."""
 
     climbs = False
+    unbounded = True
+    cost = 2
     initial_const: float
     max_steps: int
     learning_rate: float
@@ -78,7 +81,7 @@ class CWAttack(SearchAttack[CWState]):
             return state.best
         return torch.where(beside(state.won, state.x), state.best, state.x0)
 
-    def claim(self, network: Oracle, state: CWState, z: Tensor) -> Tensor:
+    def claim(self, network: Oracle, state: CWState, z: Tensor, decision: Tensor) -> Tensor:
         """Return whether the search believes to have succeeded."""
         return state.won
 
@@ -144,16 +147,16 @@ class CWL2(CWAttack):
         (torch.Size([2]), CWL2(initial_const=1.0, max_steps=50, learning_rate=0.05))
     """
 
-    initial_const: float = 1e-2
-    binary_search_steps: int = 5
-    max_steps: int = 1000
-    learning_rate: float = 5e-3
-    confidence: float = 0.0
-    abort_early: bool = True
-    abort_from: float = math.inf
+    initial_const: Positive = 1e-2
+    binary_search_steps: Count = 5
+    max_steps: Count = 1000
+    learning_rate: Positive = 5e-3
+    confidence: NonNegative = 0.0
+    abort_early: Flag = True
+    abort_from: Threshold = math.inf
     view: Literal["class", "units"] = "class"
     on_failure: Literal["best", "clean"] = "best"
-    clip: tuple[float, float] = (0.0, 1.0)
+    clip: Box = (0.0, 1.0)
 
     @property
     def objective(self) -> Loss:
@@ -188,17 +191,20 @@ class ModifiedCWL2(CWAttack):
         torch.Size([2, 1, 2, 2])
     """
 
-    initial_const: float = 1e-2
-    binary_search_steps: int = 5
-    max_steps: int = 1000
-    learning_rate: float = 5e-3
-    confidence: float = 0.0
-    abort_early: bool = True
-    abort_from: float = math.inf
+    title = "modified CWL2"
+    cost = 3
+
+    initial_const: Positive = 1e-2
+    binary_search_steps: Count = 5
+    max_steps: Count = 1000
+    learning_rate: Positive = 5e-3
+    confidence: NonNegative = 0.0
+    abort_early: Flag = True
+    abort_from: Threshold = math.inf
     on_failure: Literal["best", "clean"] = "best"
     metric: Literal["euclidean", "squared"] = "euclidean"
-    probabilities: bool = False
-    clip: tuple[float, float] = (0.0, 1.0)
+    probabilities: Flag = False
+    clip: Box = (0.0, 1.0)
 
     @property
     def objective(self) -> Loss:

@@ -15,6 +15,7 @@ from ..engine.gradients import Oracle
 from ..engine.objectives import UNITS_MARGIN, Loss, resembles
 from ..ops.deepfool_op import launch_deepfool
 from .base import Attack
+from .fields import Count, CountFromTwo, MaybeBox, NonNegative
 from .state import Rows, State, counters
 
 
@@ -69,12 +70,15 @@ class DeepFool(Attack[DeepFoolState]):
     """
 
     prefix = "max_steps"
+    unbounded = True
+    cost = 1
+    letters = {"max_steps": "m"}
 
-    max_steps: int = 50
-    candidates: int = 10
-    overshoot: float = 0.02
+    max_steps: Count = 50
+    candidates: CountFromTwo = 10
+    overshoot: NonNegative = 0.02
     view: Literal["class", "units"] = "class"
-    clip: tuple[float, float] | None = (0.0, 1.0)
+    clip: MaybeBox = (0.0, 1.0)
 
     def init(self, rows: Rows) -> DeepFoolState:
         """Start every row at its image."""
@@ -116,7 +120,7 @@ class DeepFool(Attack[DeepFoolState]):
         adv = state.x0 + (1 + self.overshoot) * state.r
         return adv if self.clip is None else adv.clamp(*self.clip)
 
-    def claim(self, network: Oracle, state: DeepFoolState, z: Tensor) -> Tensor:
+    def claim(self, network: Oracle, state: DeepFoolState, z: Tensor, decision: Tensor) -> Tensor:
         """Return whether the highest output has changed, without the overshoot."""
         return state.left
 
@@ -130,9 +134,9 @@ class DeepFool(Attack[DeepFoolState]):
         """Most images take a few steps, some all of them."""
         return True
 
-    def cautions(self, network: Oracle, rows: Rows) -> list[str]:
-        """Say where there are fewer outputs than candidates."""
-        outputs = network.num_classes(rows.x0) if rows.label is None else rows.label.shape[1]
+    def cautions(self, network: Oracle, state: DeepFoolState) -> list[str]:
+        """Warn where there are fewer outputs than candidates."""
+        outputs = network.num_classes(state.x0) if state.label is None else state.label.shape[1]
         if self.candidates <= outputs:
             return []
         return [

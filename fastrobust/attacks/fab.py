@@ -15,6 +15,7 @@ from ..engine.gradients import Oracle
 from ..engine.objectives import Loss
 from ..ops.random_start_op import launch_start
 from .base import Attack
+from .fields import Count, CountFromZero, MaybeBox, NonNegative, Positive, Share
 from .projections import length, to_hyperplane
 from .state import Rows, State, beside, counters
 
@@ -78,15 +79,17 @@ class FAB(Attack[FABState]):
         True
     """
 
+    unbounded = True
+
     norm: Literal["linf", "l2"] = "linf"
-    steps: int = 100
-    restarts: int = 1
-    targets: int = 9
-    eps: float = 0.3
-    alpha_max: float = 0.1
-    eta: float = 1.05
-    beta: float = 0.9
-    clip: tuple[float, float] | None = (0.0, 1.0)
+    steps: Count = 100
+    restarts: Count = 1
+    targets: CountFromZero = 9
+    eps: NonNegative = 0.3
+    alpha_max: Share = 0.1
+    eta: Positive = 1.05
+    beta: Share = 0.9
+    clip: MaybeBox = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,7 +156,7 @@ class FAB(Attack[FABState]):
             rival = torch.where(hit, decision, rival)
         return near
 
-    def claim(self, network: Oracle, state: FABState, z: Tensor) -> Tensor:
+    def claim(self, network: Oracle, state: FABState, z: Tensor, decision: Tensor) -> Tensor:
         """Return whether there was a success."""
         return state.distance.isfinite()
 

@@ -4,10 +4,10 @@ import ast
 import math
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from ..engine.objectives import LOSSES
+from ..engine.objectives import LOSSES, Loss
 
 
 def number(name: str, value: Any) -> float:
@@ -87,42 +87,41 @@ def box(name: str, value: Any) -> tuple[float, float] | None:
     return lo, hi
 
 
-CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "eps": number,
-    "loss": loss,
-    "clip": box,
-    "step_size": number,
-    "steps": count,
-    "decay": number,
-    "label_sum_norm": flag,
-    "random_start": flag,
-    "restarts": count,
-    "targets": partial(count, least=0),
-    "rho": number,
-    "alpha_max": share,
-    "eta": positive,
-    "beta": share,
-    "queries": count,
-    "p_init": share,
-    "norm": word("linf", "l2"),
-    "keep": word("best", "last"),
-    "initial_const": positive,
-    "binary_search_steps": count,
-    "max_steps": count,
-    "learning_rate": positive,
-    "confidence": number,
-    "abort_early": flag,
-    "abort_from": threshold,
-    "history": count,
-    "ftol": number,
-    "gtol": number,
-    "metric": word("euclidean", "squared"),
-    "candidates": partial(count, least=2),
-    "overshoot": number,
-    "probabilities": flag,
-    "view": word("class", "units"),
-    "on_failure": word("best", "clean"),
-}
+# Types of an attack's fields: each says how its value is checked. A ``Literal`` checks itself.
+NonNegative = Annotated[float, number]
+Positive = Annotated[float, positive]
+Share = Annotated[float, share]
+Threshold = Annotated[float, threshold]
+Count = Annotated[int, count]
+CountFromZero = Annotated[int, partial(count, least=0)]
+CountFromTwo = Annotated[int, partial(count, least=2)]
+Flag = Annotated[bool, flag]
+AnyLoss = Annotated[Loss, loss]
+Box = Annotated[tuple[float, float], box]
+MaybeBox = Annotated[tuple[float, float] | None, box]
+
+
+@cache
+def checks_of(kind: Any) -> dict[str, Callable[[str, Any], Any]]:
+    """Return the check of each field of an attack's dataclass, by the field's name.
+
+    Raises:
+        TypeError: a field has no type that says how to check it.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    checks = {}
+    for field in fields(kind):
+        hint = hints[field.name]
+        if get_origin(hint) is Literal:
+            checks[field.name] = word(*get_args(hint))
+        elif get_origin(hint) is Annotated and callable(hint.__metadata__[0]):
+            checks[field.name] = hint.__metadata__[0]
+        else:
+            raise TypeError(
+                f"{kind.__name__}.{field.name} must have a type that says how to check it: one of "
+                f"attacks/fields.py, such as NonNegative, or a Literal; got {hint}"
+            )
+    return checks
 
 
 def written(attack: Any) -> str:
@@ -147,7 +146,7 @@ def read(text: str, base: type) -> Any:
         ValueError: the text is no such call, or names an unknown attack.
         TypeError: the attack has no such field.
     """
-    known = {kind.__name__: kind for kind in _descendants(base) if is_dataclass(kind)}
+    known = kinds(base)
     try:
         call = ast.parse(text.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
@@ -171,6 +170,11 @@ def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
         return _literal(node.left) / _literal(node.right)
     return ast.literal_eval(node)
+
+
+def kinds(base: type) -> dict[str, type]:
+    """Return the classes of attacks below `base` that can be made, by name."""
+    return {kind.__name__: kind for kind in _descendants(base) if is_dataclass(kind)}
 
 
 def _descendants(base: type) -> list[type]:

@@ -16,6 +16,7 @@ from ..engine.objectives import Loss, largest_unit
 from ..ops.cw_step_op import NO_UPPER
 from .box_lbfgs import DescentState, Rules, descend, put, restart, starts
 from .const_search import SearchAttack, bisect
+from .fields import Count, MaybeBox, NonNegative, Positive
 from .state import Rows, counters
 
 
@@ -82,21 +83,20 @@ class LBFGS(SearchAttack[LBFGSState]):
         tensor([[0.6000, 0.6000]])
     """
 
-    initial_const: float = 1e-2
-    binary_search_steps: int = 5
-    max_steps: int = 1000
-    history: int = 10
-    ftol: float = 2.2e-9
-    gtol: float = 1e-5
+    unbounded = True
+    cost = 4
+    title = "L-BFGS"
+
+    initial_const: Positive = 1e-2
+    binary_search_steps: Count = 5
+    max_steps: Count = 1000
+    history: Count = 10
+    ftol: NonNegative = 2.2e-9
+    gtol: NonNegative = 1e-5
     loss: Literal["train", "ce"] = "train"
     view: Literal["class", "units"] = "class"
     on_failure: Literal["best", "clean"] = "best"
-    clip: tuple[float, float] | None = (0.0, 1.0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.loss not in ("train", "ce"):
-            raise ValueError(f"loss must be 'train' or 'ce' in LBFGS, got {self.loss!r}")
+    clip: MaybeBox = (0.0, 1.0)
 
     def init(self, rows: Rows) -> LBFGSState:
         """Start every row at its image."""
@@ -156,7 +156,7 @@ class LBFGS(SearchAttack[LBFGSState]):
         """Return the nearest success, or what `on_failure` says."""
         return state.best
 
-    def claim(self, network: Oracle, state: LBFGSState, z: Tensor) -> Tensor:
+    def claim(self, network: Oracle, state: LBFGSState, z: Tensor, decision: Tensor) -> Tensor:
         """Return whether a minimisation has ended in a success by the attack's own test."""
         return state.won
 

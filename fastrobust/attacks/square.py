@@ -19,17 +19,17 @@ from ..ops.random_start_op import launch_start
 from ..ops.square_op import launch_square
 from ..ops.step_op import launch_step
 from .base import Attack
-from .square_windows import Windows, bumps, sides, tiled_bumps, tiles, windows
-from .state import Rows, State, beside, counters
+from .fields import AnyLoss, Count, MaybeBox, NonNegative, Share
+from .square_windows import planes, sides, tiled_bumps, tiles, windows, with_bumps
+from .state import BallState, Rows, beside, counters
 
 # Of 10000 queries those after which a square covers half as many pixels, as the authors' code has
 # them (https://github.com/max-andr/square-attack; the paper leaves out the one at 500).
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-_ROUNDING = 256  # units in the last place that count as nothing: a quotient would make them large
 
 
 @dataclass(kw_only=True)
-class SquareState(State):
+class SquareState(BallState):
     """State of Square; ``iteration`` counts the images of this run that were asked about.
 
     Attributes:
@@ -87,13 +87,13 @@ class Square(Attack[SquareState]):
 
     per_row = "eps"
 
-    eps: float
+    eps: NonNegative
     norm: Literal["linf", "l2"] = "linf"
-    loss: Loss = "margin"
-    queries: int = 5000
-    p_init: float = 0.8
-    restarts: int = 1
-    clip: tuple[float, float] | None = (0.0, 1.0)
+    loss: AnyLoss = "margin"
+    queries: Count = 5000
+    p_init: Share = 0.8
+    restarts: Count = 1
+    clip: MaybeBox = (0.0, 1.0)
 
     def init(self, rows: Rows) -> SquareState:
         """Start every row with stripes or tiles."""
@@ -146,7 +146,7 @@ class Square(Attack[SquareState]):
         last = state.won | (state.held_loss > state.best_loss)
         return torch.where(beside(last, state.x), state.held, state.best)
 
-    def claim(self, network: Oracle, state: SquareState, z: Tensor) -> Tensor:
+    def claim(self, network: Oracle, state: SquareState, z: Tensor, decision: Tensor) -> Tensor:
         """Return whether an image was decided as wished."""
         return state.won
 
@@ -178,7 +178,6 @@ class Square(Attack[SquareState]):
 
     def _start(self, state: SquareState) -> None:
         """Put x to the start of the run: stripes of +-eps, or tiles of bumps."""
-        assert state.eps is not None
         count, channels, height, width = planes(state.x0).shape
         if self.norm == "linf":
             colours = _signs(self._draw(state, channels * width))
@@ -204,7 +203,6 @@ class Square(Attack[SquareState]):
 
     def _propose(self, state: SquareState) -> None:
         """Put x to what is held, but for the bumps of two windows: algorithm 3."""
-        assert state.eps is not None
         _, channels, height, width = planes(state.x0).shape
         tall, wide = self._sides(state)[state.iteration - 1].unbind(1)
         draw = self._draw(state, 5 + channels)
@@ -213,7 +211,7 @@ class Square(Attack[SquareState]):
         second = windows(tall, wide, corner[:, 2:], height, width)
         signs = _signs(draw[:, 5:])[:, :, None, None]
         change = planes(state.held - state.x0)
-        change = _with_bumps(change, first, second, draw[:, 4] < 0, signs, state.eps)
+        change = with_bumps(change, first, second, draw[:, 4] < 0, signs, state.eps)
         self._move(state, state.x0, change, state.eps)
 
     def _move(self, state: SquareState, start: Tensor, change: Tensor, size: Tensor) -> None:
@@ -221,7 +219,6 @@ class Square(Attack[SquareState]):
 
         It is a step of that size (N,) along the change's sign in linf, along itself in L2.
         """
-        assert state.eps is not None
         lo, hi = self.clip or (None, None)
         kind = "l2" if self.norm == "l2" else "sign"
         change = change.reshape(start.shape).contiguous()
@@ -234,35 +231,6 @@ class Square(Attack[SquareState]):
         centre = state.x0.new_zeros(len(state), count)
         draw = torch.empty_like(centre)
         return launch_start(draw, centre, "linf", 1.0, state.seed, state.index, query)
-
-
-def _with_bumps(
-    change: Tensor, first: Windows, second: Windows, turned: Tensor, signs: Tensor, eps: Tensor
-) -> Tensor:
-    """Let the change in the first window give way to bumps, with the budget of both: algorithm 3.
-
-    Args:
-        change: (N, C, H, W) from the image.
-        first: where the bumps go.
-        second: where the change becomes zero.
-        turned: (N,) bool, see :func:`bumps`.
-        signs: (N, C, 1, 1) of the bumps.
-        eps: (N,) norm that the whole change may have.
-    """
-    here, there = first.mask, second.mask
-    eps = beside(eps, change)
-    least = _ROUNDING * torch.finfo(change.dtype).eps
-    spare = eps.square() - change.square().sum((1, 2, 3), keepdim=True)
-    spare = spare.masked_fill(spare <= least * eps.square(), 0.0) / change.shape[1]
-    budget = ((change * (here | there)).square().sum((2, 3), keepdim=True) + spare).sqrt()
-    new = signs * bumps(first, turned, change.dtype) + _unit(change * here, least * eps)
-    return torch.where(here, budget * _unit(new, least), change.masked_fill(there, 0.0))
-
-
-def _unit(change: Tensor, least: Tensor | float) -> Tensor:
-    """Each channel of (N, C, H, W) over its norm; zero where that is at most `least`."""
-    norm = change.square().sum((2, 3), keepdim=True).sqrt()
-    return change * torch.where(norm > least, 1 / norm, 0.0)
 
 
 def _signs(draw: Tensor) -> Tensor:
@@ -278,10 +246,3 @@ def _sizes(
     halved = torch.bucketize(number * 10000 // queries, torch.tensor(_HALVED_AFTER))
     area = first * 0.5 ** halved.double() * height * width
     return torch.stack(sides(area, height, width, bumpy), 1).to(device)
-
-
-def planes(images: Tensor) -> Tensor:
-    """View (N, C, H, W) as it is, (N, H, W) as one channel, (N, d) as one line of pixels."""
-    if images.dim() == 2:
-        return images[:, None, None]
-    return images.view(len(images), -1, *images.shape[-2:])

@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .state import beside
+
+_ROUNDING = 256  # units in the last place that count as nothing: a quotient would make them large
+
 
 class Windows(NamedTuple):
     """A window in each of N images of H x W pixels.
@@ -136,3 +140,39 @@ def _heights(count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Sums of 1 / k^2 over k = 1..i, for i = 0..count-1."""
     squares = torch.arange(1, count, dtype=torch.float64, device=device).square()
     return F.pad(squares.reciprocal().cumsum(0), (1, 0)).to(dtype)
+
+
+def with_bumps(
+    change: Tensor, first: Windows, second: Windows, turned: Tensor, signs: Tensor, eps: Tensor
+) -> Tensor:
+    """Let the change in the first window give way to bumps, with the norm of both: algorithm 3.
+
+    Args:
+        change: (N, C, H, W) from the image.
+        first: where the bumps go.
+        second: where the change becomes zero.
+        turned: (N,) bool, see :func:`bumps`.
+        signs: (N, C, 1, 1) of the bumps.
+        eps: (N,) norm that the whole change may have.
+    """
+    here, there = first.mask, second.mask
+    eps = beside(eps, change)
+    least = _ROUNDING * torch.finfo(change.dtype).eps
+    spare = eps.square() - change.square().sum((1, 2, 3), keepdim=True)
+    spare = spare.masked_fill(spare <= least * eps.square(), 0.0) / change.shape[1]
+    norm = ((change * (here | there)).square().sum((2, 3), keepdim=True) + spare).sqrt()
+    new = signs * bumps(first, turned, change.dtype) + _unit(change * here, least * eps)
+    return torch.where(here, norm * _unit(new, least), change.masked_fill(there, 0.0))
+
+
+def _unit(change: Tensor, least: Tensor | float) -> Tensor:
+    """Each channel of (N, C, H, W) over its norm; zero where that is at most `least`."""
+    norm = change.square().sum((2, 3), keepdim=True).sqrt()
+    return change * torch.where(norm > least, 1 / norm, 0.0)
+
+
+def planes(images: Tensor) -> Tensor:
+    """View (N, C, H, W) as it is, (N, H, W) as one channel, (N, d) as one line of pixels."""
+    if images.dim() == 2:
+        return images[:, None, None]
+    return images.view(len(images), -1, *images.shape[-2:])

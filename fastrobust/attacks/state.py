@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(kw_only=True)
 class Rows:
-    """What is asked: N images, each with its own label, direction and budget.
+    """What is asked: N images, each with its own label, direction and eps or weight.
 
     Every tensor field of this class and of its subclasses has rows along its leading dimension, so
     :meth:`take` and :meth:`put` move single rows in and out of a batch, whatever the attack keeps.
@@ -19,9 +19,9 @@ class Rows:
         x0: (N, ...) clean images.
         y: (N,) int64 label to leave, or target to reach.
         sign: (N,) 1 in untargeted rows, -1 in targeted rows: the factor of the loss to climb.
-        index: (N,) int64 place of the image in its data set, the key of its random numbers.
+        index: (N,) int64 index of the image in its data set, the key of its random numbers.
         seed: seed of the random numbers, shared by the rows.
-        eps: (N,) budget of the row in pixel units, for attacks inside a ball.
+        eps: (N,) radius of the row's ball in pixel units, for attacks inside a ball.
         initial_const: (N,) float64 first weight of the loss, for attacks that search for it.
         label: (N, d) label vector beside the output units, for attacks in units view.
         rivals: (N, T) int64 classes to be decided as, for attacks that go for one after another.
@@ -60,7 +60,7 @@ class Rows:
         return replace(self, **cast(Any, whole))
 
     def hit(self, decision: Tensor) -> Tensor:
-        """Whether the decision (N,) is what the row wants: its target, or not its label."""
+        """Return whether the decision (N,) is the target, or another than the label to leave."""
         return (decision == self.y) == (self.sign < 0)
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -89,6 +89,13 @@ class State(Rows):
     invalid: Tensor
     stalled: Tensor
     rival: Tensor | None = None
+
+
+@dataclass(kw_only=True)
+class BallState(State):
+    """State of rows that stay inside a ball of radius `eps` (N,)."""
+
+    eps: Tensor
 
 
 def beside(flags: Tensor, images: Tensor) -> Tensor:

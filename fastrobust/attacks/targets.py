@@ -23,7 +23,7 @@ def random_targets(
         labels: (N,) int64 true labels.
         num_classes: number of classes K >= 2.
         seed: seed of the draw.
-        index: (N,) int64 place of each image in its data set, the key of its draw, so that batches
+        index: (N,) int64 index of each image in its data set, the key of its draw, so that batches
             and order never matter; 0..N-1 by default.
 
     Returns:
@@ -99,19 +99,34 @@ def goal(oracle: Oracle, x: Tensor, y: Tensor | None, target: Tensor | None) -> 
     return Goal(target, -sign, valid, 0, None)
 
 
-def rivals(scores: Tensor, y: Tensor, count: int) -> Tensor:
+def highest_rivals(scores: Tensor, y: Tensor, count: int) -> Tensor:
     """Return the classes other than y by descending score, (N, min(count, K - 1)) int64.
 
     Args:
         scores: (N, K) class scores.
-        y: (N,) int64 class that is no rival of its own.
+        y: (N,) int64 class that is left out.
         count: how many.
 
     Example:
         >>> import torch
-        >>> rivals(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]), 9)
+        >>> highest_rivals(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]), 9)
         tensor([[2, 1]])
     """
     order = scores.argsort(dim=1, descending=True, stable=True)
     others = order[order != y[:, None]].view(len(y), -1)
     return others[:, :count]
+
+
+def check_rivals(rivals: Tensor, y: Tensor, num_classes: int) -> Tensor:
+    """Return rivals (N, T) int64 that a caller gave.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: they are no classes, do not fit y (N,), or name y.
+    """
+    if rivals.dim() != 2 or len(rivals) != len(y):
+        raise ValueError(f"rivals must have shape ({len(y)}, T), got {tuple(rivals.shape)}")
+    flat = checks.labels(rivals.flatten(), rivals.numel(), num_classes, y.device, "rivals")
+    classes = flat.view(rivals.shape)
+    if (classes == y[:, None]).any():
+        raise ValueError("rivals must differ from y, got y among them")
+    return classes

@@ -141,12 +141,28 @@ def leading(head: Head, z: Tensor, count: int, view: str) -> tuple[Tensor, Tenso
     return gaps, _by_z(head, z, behind)
 
 
-def resembles(head: Head, z: Tensor, y: Tensor, loss: Loss, label: Tensor | None) -> Tensor:
-    """Whether what `loss` compares at z (N, d) has its argmax where class y (N,) has it."""
+def resembles(
+    head: Head,
+    z: Tensor,
+    y: Tensor,
+    loss: Loss,
+    label: Tensor | None,
+    decision: Tensor | None = None,
+) -> Tensor:
+    """Return whether the largest of the outputs that a loss compares belongs to class y.
+
+    Args:
+        head: what z means.
+        z: (N, d) pre-activations.
+        y: (N,) int64 class.
+        loss: the loss whose outputs are looked at: class scores, units, or a label vector's.
+        label: (N, d) label vectors, for the losses on units.
+        decision: (N,) int64 decision at z, where it is known.
+    """
     if label is not None and reads_units(loss):
         return largest_unit(head, z, label)
     if loss not in ("train", TRAIN_BY_SUM) or head.vectors is None:
-        return head.decide(z) == y
+        return (head.decide(z) if decision is None else decision) == y
     return head.units(z).argmax(1) == head.vectors.argmax(1)[y]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..attacks.state import beside
-from ..attacks.targets import rivals
+from ..attacks.targets import highest_rivals
 from ..engine.gradients import Oracle
 from ..engine.prepared import Prepared
 from ..engine.score_losses import on_scores
@@ -110,7 +110,7 @@ class WorstCase:
         def run_each(rows: Tensor) -> dict[str, Tensor]:
             """Go for all rivals at once, each in a row of its own: few images fill a batch."""
             z = self.network.decide(self.x[rows])[0]
-            order = rivals(self.network.head.scores(z), self.y[rows], stage.attack.targets)
+            order = highest_rivals(self.network.head.scores(z), self.y[rows], stage.attack.targets)
             each = rows.repeat_interleave(order.shape[1])
             found = stage.attack.run(
                 model, self.x[each], self.y[each], seed=self.seed + self.attacks, index=each,

@@ -10,7 +10,7 @@ from torch import nn
 import fastrobust as fr
 from fastrobust.attacks import APGD, FAB, FGSM, PGD
 from fastrobust.attacks.apgd import _windows
-from fastrobust.attacks.targets import rivals
+from fastrobust.attacks.targets import highest_rivals
 
 
 def batch(head, count=16, seed=1):
@@ -70,7 +70,7 @@ def test_with_targets_every_rival_gets_a_run_of_its_own(kind, loss):
     y = net(x).argmax(1)
     x, y = x[y == 0], y[y == 0]
     scores = net(x).detach()
-    order = rivals(scores, y, 9)
+    order = highest_rivals(scores, y, 9)
     gap = scores[:, 0] - scores[:, 2] - 0.1 * (net.weight[0] - net.weight[2]).abs().sum().detach()
     fields = {"eps": 0.1, "loss": loss, "steps": 20, "clip": None}
     if kind is PGD:
@@ -160,7 +160,7 @@ def test_given_rivals_are_those_that_it_goes_for(kind):
     net, _, x, y = batch("ce", count=40)
     model, y = net.torch(), torch.from_numpy(y)
     fields = {"eps": 0.1, "steps": 8} if kind is FAB else {"eps": 0.1, "steps": 8, "loss": "margin"}
-    order = rivals(model(x).detach(), y, 2)
+    order = highest_rivals(model(x).detach(), y, 2)
     own = kind(targets=2, **fields).run(model, x, y)
     given = kind(targets=1, **fields).run(model, x, y, rivals=order)
     assert torch.equal(given.adv, own.adv) and torch.equal(given.success, own.success)
@@ -180,8 +180,8 @@ def test_given_rivals_are_those_that_it_goes_for(kind):
 
 def test_rivals_are_the_highest_other_classes():
     scores = torch.tensor([[3.0, 1.0, 2.0], [0.0, 0.0, -1.0]])
-    assert rivals(scores, torch.tensor([0, 1]), 9).tolist() == [[2, 1], [0, 2]]
-    assert rivals(scores, torch.tensor([1, 2]), 1).tolist() == [[0], [0]]
+    assert highest_rivals(scores, torch.tensor([0, 1]), 9).tolist() == [[2, 1], [0, 2]]
+    assert highest_rivals(scores, torch.tensor([1, 2]), 1).tolist() == [[0], [0]]
 
 
 def test_wrong_fields_are_refused():

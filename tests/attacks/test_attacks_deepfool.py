@@ -330,7 +330,7 @@ def test_defaults_are_the_papers():
     assert vars(DeepFool()) == {
         "max_steps": 50, "candidates": 10, "overshoot": 0.02, "view": "class", "clip": (0, 1),
     }  # fmt: skip
-    assert repr(DeepFool()) == "DeepFool()" and DeepFool.budget is None
+    assert repr(DeepFool()) == "DeepFool()" and DeepFool.per_row is None
     attack = DeepFool(10, view="units", clip=None)
     assert repr(attack) == "DeepFool(max_steps=10, view='units', clip=None)"
     assert from_repr(repr(attack)) == attack
@@ -355,7 +355,7 @@ def test_targets_and_budgets_are_refused():
     model, (x, y) = small_model(), images()
     with pytest.raises(ValueError, match="DeepFool must be untargeted, got a target in 12 of 12"):
         DeepFool().run(model, x, target=y)
-    with pytest.raises(TypeError, match="DeepFool must be given no budget per row, got eps"):
+    with pytest.raises(TypeError, match="DeepFool must be given nothing per row, got eps"):
         DeepFool().run(model, x, y, eps=0.1)
 
 

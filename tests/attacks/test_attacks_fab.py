@@ -260,7 +260,7 @@ def test_fields_are_checked_and_read_back():
     net, x, y = planes(4)
     with pytest.raises(ValueError, match="chooses its targets itself, got a target in 60 of 60"):
         FAB().run(net, x, target=y)
-    with pytest.raises(TypeError, match="FAB must be given no budget per row, got eps"):
+    with pytest.raises(TypeError, match="FAB must be given nothing per row, got eps"):
         FAB().run(net, x, y, eps=0.1)
 
 

@@ -118,7 +118,7 @@ def test_from_repr_takes_quotients_and_nothing_that_runs():
         (FGSM, {"eps": 1, "clip": 1}, TypeError, "clip must be"),
         (BIM, {"eps": 1, "steps": 0}, ValueError, "steps must be >= 1, got 0"),
         (BIM, {"eps": 1, "steps": 1.5}, TypeError, "steps must be an integer, got 1.5"),
-        (BIM, {"eps": 1, "keep": "first"}, ValueError, "keep must be one of 'best', 'last'"),
+        (BIM, {"eps": 1, "keep": "first"}, ValueError, "keep must be one of 'last', 'best'"),
         (MIM, {"eps": 1, "decay": -1}, ValueError, "decay must be >= 0"),
         (PGD, {"eps": 1, "norm": "l1"}, ValueError, "norm must be one of 'linf', 'l2'"),
         (PGD, {"eps": 1, "random_start": 1}, TypeError, "random_start must be True or False"),
@@ -193,7 +193,7 @@ def test_a_new_attack_is_told_what_it_lacks():
 
     with pytest.raises(TypeError, match="Shown must be a dataclass with repr=False"):
         Shown(eps=0.1)
-    with pytest.raises(TypeError, match="Unchecked must have a check of 'share'"):
+    with pytest.raises(TypeError, match="Unchecked.share must have a type that says how"):
         Unchecked(eps=0.1)
 
 

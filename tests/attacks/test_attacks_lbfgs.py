@@ -365,7 +365,7 @@ def test_what_it_cannot_do_is_refused_in_the_users_words():
         ({"binary_search_steps": 0}, ValueError, "binary_search_steps must be >= 1, got 0"),
         ({"history": 2.5}, TypeError, "history must be an integer, got 2.5"),
         ({"ftol": -1}, ValueError, "ftol must be >= 0"),
-        ({"loss": "dlr"}, ValueError, "loss must be 'train' or 'ce' in LBFGS, got 'dlr'"),
+        ({"loss": "dlr"}, ValueError, "loss must be one of 'train', 'ce', got 'dlr'"),
         ({"view": "logits"}, ValueError, "view must be one of 'class', 'units', got 'logits'"),
         ({"on_failure": "last"}, ValueError, "on_failure must be one of 'best', 'clean'"),
     ],

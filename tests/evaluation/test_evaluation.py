@@ -10,7 +10,7 @@ from torch import nn
 
 import fastrobust as fr
 from fastrobust.attacks import FGSM, PGD
-from fastrobust.attacks.targets import rivals
+from fastrobust.attacks.targets import highest_rivals
 from fastrobust.cli import check as judging
 from fastrobust.cli.app import main
 from fastrobust.evaluation import evaluation, suite, worst_case
@@ -122,7 +122,7 @@ def test_rivals_side_by_side_are_rivals_one_after_another(monkeypatch, block):
     monkeypatch.setattr(evaluation, "lineup", lambda *_: [Stage("each", attack)])
     monkeypatch.setattr(worst_case, "BLOCK", block)
     found = evaluate(model, x, y, 0.08, **QUIET)
-    order = rivals(model(x).detach(), y, 3)
+    order = highest_rivals(model(x).detach(), y, 3)
     runs = [attack.run(model, x, y, rivals=order[:, k : k + 1]) for k in range(3)]
     right = model.predict(x) == y
     broken = torch.stack([run.success for run in runs], 1)
