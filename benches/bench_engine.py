@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 
 import fastrobust as fr
+from fastrobust import engine
 from fastrobust.engine import folding
-from fastrobust.engine import gradients as engine
+from fastrobust.engine.prepared import Prepared
 from fastrobust.ops.densenet_op import densenet_ref
 
 from .bench_ops import machine
@@ -90,7 +91,7 @@ def with_weights(net: nn.Module) -> Call:
     return gradient
 
 
-def by_engine(model: engine.Prepared) -> Call:
+def by_engine(model: Prepared) -> Call:
     """Return the engine's, in calls that fit its memory."""
 
     def gradient(x: Tensor, dz: Tensor) -> Tensor:

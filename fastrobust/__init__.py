@@ -12,7 +12,7 @@ from ._version import __version__
 from .models import heads
 from .models.classifier import Classifier
 from .models.codebook import Codebook
-from .ops.extension import build_info
+from .ops.building import build_info
 from .utils.errors import CheckpointError, StoreError
 
 # Where each name is that is imported on first use.

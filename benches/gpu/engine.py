@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import fastrobust as fr
 from fastrobust import engine
+from fastrobust.engine import folding
 from fastrobust.engine.prepared import Prepared
 
 from ..bench_engine import Call, Folded, operations
@@ -261,6 +262,6 @@ def traffic(net: fr.models.DenseNet, name: str, rate: float, bandwidth: float) -
     precision = name.removeprefix("engine ")
     if precision not in ENGINES:
         return {}
-    kernel = fr.ops.densenet.DenseNetGpuKernel(fr.folding.shape_of(net), 32, 32, precision)
+    kernel = fr.ops.densenet_op.DenseNetGpuKernel(folding.shape_of(net), 32, 32, precision)
     moved = int(kernel.plan.forward_bytes + kernel.plan.backward_bytes)
     return {"MB/image": moved / 1e6, "of floor": moved * rate / bandwidth}

@@ -16,7 +16,7 @@ from torch import nn
 from .. import attacks, data, engine
 from ..models import checkpoint
 from ..models.classifier import Classifier, as_classifier
-from ..ops.extension import build_info
+from ..ops.building import build_info
 from ..report import results
 from ..runs.folder import save_npz
 

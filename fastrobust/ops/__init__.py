@@ -1,8 +1,4 @@
-"""The kernels as PyTorch operations, each beside its pure-PyTorch reference.
-
-Every module holds, in this order: the public wrapper, the registered operation, its fake
-(shapes only), its autograd, the unregistered fast entry ``launch_*`` and the reference ``*_ref``.
-"""
+"""Kernels as PyTorch operations, each beside its pure-PyTorch reference ``*_ref``."""
 
 from .conv_spectrum_op import conv_spectrum, conv_spectrum_ref
 from .cw_step_op import CwRows, cw_step_, cw_step_ref_

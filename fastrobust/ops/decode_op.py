@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from .extension import kernels
+from .registry import registered
 
 
-def decode(u: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+def launch_decode(u: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Find the target vector nearest to each row of output units.
 
     The decision is ``argmax_k u.Y_k - |Y_k|^2 / 2``, ties to the lowest index, summed in one fixed
@@ -30,20 +31,17 @@ def decode(u: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         >>> fr.ops.decode(torch.tensor([[0.9, 0.2]]), torch.eye(2))[0]
         tensor([0])
     """
-    return _decode(u, vectors)
-
-
-@torch.library.custom_op("fastrobust::decode", mutates_args=())
-def _decode(u: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     index = torch.empty(u.shape[:1], dtype=torch.int64, device=u.device)
     distance = u.new_empty(u.shape[:1])
     kernels.decode(u, vectors, index, distance)
     return index, distance
 
 
-@_decode.register_fake
-def _(u: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    return u.new_empty(u.shape[:1], dtype=torch.int64), u.new_empty(u.shape[:1])
+decode = registered(
+    "decode",
+    launch_decode,
+    fake=lambda u, vectors: (u.new_empty(u.shape[:1], dtype=torch.int64), u.new_empty(u.shape[:1])),
+)
 
 
 def decode_ref(u: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from .extension import kernels
+from .registry import registered
 
 BEYOND = 1e-5  # added to every gap, to step over the boundary (cleverhans v2.1.0)
 
 
-def deepfool_(
+def launch_deepfool(
     x: Tensor,
     r: Tensor,
     x0: Tensor,
@@ -54,51 +55,17 @@ def deepfool_(
         >>> x
         tensor([[0.5000, 0.7500]])
     """
-    return _deepfool(x, r, x0, slopes, gaps, live, lo, hi)
-
-
-@torch.library.custom_op("fastrobust::deepfool_", mutates_args=("x", "r"))
-def _deepfool(
-    x: Tensor,
-    r: Tensor,
-    x0: Tensor,
-    slopes: Tensor,
-    gaps: Tensor,
-    live: Tensor | None,
-    lo: float | None,
-    hi: float | None,
-) -> Tensor:
-    return launch_deepfool(x, r, x0, slopes, gaps, live, lo, hi)
-
-
-@_deepfool.register_fake
-def _(
-    x: Tensor,
-    r: Tensor,
-    x0: Tensor,
-    slopes: Tensor,
-    gaps: Tensor,
-    live: Tensor | None,
-    lo: float | None,
-    hi: float | None,
-) -> Tensor:
-    return x.new_empty(x.shape[:1], dtype=torch.bool)
-
-
-def launch_deepfool(
-    x: Tensor,
-    r: Tensor,
-    x0: Tensor,
-    slopes: Tensor,
-    gaps: Tensor,
-    live: Tensor | None = None,
-    lo: float | None = 0.0,
-    hi: float | None = 1.0,
-) -> Tensor:
-    """Call the kernel without PyTorch's dispatcher: as :func:`deepfool_`, for inner loops."""
     moved = x.new_empty(x.shape[:1], dtype=torch.bool)
     kernels.deepfool_(x, r, x0, slopes, gaps, live, moved, lo, hi)
     return moved
+
+
+deepfool_ = registered(
+    "deepfool_",
+    launch_deepfool,
+    fake=lambda x, *_: x.new_empty(x.shape[:1], dtype=torch.bool),
+    mutates=("x", "r"),
+)
 
 
 def deepfool_ref_(

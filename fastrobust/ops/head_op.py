@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from .extension import kernels
+from .registry import registered
 
 
-def head(
+def launch_head(
     z: Tensor, vectors: Tensor | None, y: Tensor, activation: str, loss: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute a loss on pre-activations with its gradient, the decision and the margin.
@@ -48,8 +49,9 @@ def head(
         loss: "ce", "mse", "margin", "dlr" (needs K >= 3), "cw", "distance" or "squared".
 
     Returns:
-        (N,) loss, differentiable in z; (N, d) its gradient d loss_i / d z_i; (N,) int64 decision,
-        the argmax of the scores with the bits of :func:`decode`; (N,) margin s_y - m.
+        (N,) loss, differentiable in z but for ``launch_head``; (N, d) its gradient d loss_i / dz_i;
+        (N,) int64 decision, the argmax of the scores with the bits of :func:`decode`; (N,) margin
+        s_y - m.
 
     Raises:
         ValueError: a shape, a name or a y is wrong.
@@ -63,23 +65,21 @@ def head(
         >>> loss, dz
         (tensor([-1.]), tensor([[-1.,  0.,  1.]]))
     """
-    return _head(z, vectors, y, activation, loss)
+    row = z.shape[:1]
+    dz = torch.empty(z.shape, dtype=z.dtype, device=z.device)
+    value, margin = z.new_empty(row), z.new_empty(row)
+    decision = torch.empty(row, dtype=torch.int64, device=z.device)
+    kernels.head(z, vectors, y, activation, loss, value, dz, decision, margin)
+    return value, dz, decision, margin
 
 
-@torch.library.custom_op("fastrobust::head", mutates_args=())
-def _head(
-    z: Tensor, vectors: Tensor | None, y: Tensor, activation: str, loss: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return launch_head(z, vectors, y, activation, loss)
-
-
-@_head.register_fake
-def _(
-    z: Tensor, vectors: Tensor | None, y: Tensor, activation: str, loss: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _head_fake(z: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     row = z.shape[:1]
     decision = z.new_empty(row, dtype=torch.int64)
     return z.new_empty(row), z.new_empty(z.shape), decision, z.new_empty(row)
+
+
+head = registered("head", launch_head, fake=_head_fake)
 
 
 def _head_setup(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -93,19 +93,7 @@ def _head_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple:
     return grad[:, None] * dz, None, None, None, None
 
 
-_head.register_autograd(_head_backward, setup_context=_head_setup)
-
-
-def launch_head(
-    z: Tensor, vectors: Tensor | None, y: Tensor, activation: str, loss: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Call the kernel without PyTorch's dispatcher: as :func:`head`, but not differentiable."""
-    row = z.shape[:1]
-    dz = torch.empty(z.shape, dtype=z.dtype, device=z.device)
-    value, margin = z.new_empty(row), z.new_empty(row)
-    decision = torch.empty(row, dtype=torch.int64, device=z.device)
-    kernels.head(z, vectors, y, activation, loss, value, dz, decision, margin)
-    return value, dz, decision, margin
+torch.library.register_autograd("fastrobust::head", _head_backward, setup_context=_head_setup)
 
 
 def head_ref(
@@ -121,7 +109,7 @@ def head_ref(
     return value, dz, scores.argmax(1), _margin(scores, y)
 
 
-def tanh_mse(z: Tensor, target: Tensor) -> Tensor:
+def launch_tanh_mse(z: Tensor, target: Tensor) -> Tensor:
     """Mean squared error between tanh(z) and a target, per row.
 
     NaN gives NaN; an infinite z is the unit +-1 with slope 0. The slope of tanh keeps full relative
@@ -144,32 +132,24 @@ def tanh_mse(z: Tensor, target: Tensor) -> Tensor:
         >>> fr.ops.tanh_mse(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
         tensor([0.5000])
     """
-    return _tanh_mse(z, target)
-
-
-@torch.library.custom_op("fastrobust::tanh_mse", mutates_args=())
-def _tanh_mse(z: Tensor, target: Tensor) -> Tensor:
     loss = z.new_empty(z.shape[:1])
     kernels.tanh_mse(z, target, loss, None, None, None)
     return loss
 
 
-@_tanh_mse.register_fake
-def _(z: Tensor, target: Tensor) -> Tensor:
-    return z.new_empty(z.shape[:1])
-
-
-@torch.library.custom_op("fastrobust::tanh_mse_backward", mutates_args=())
-def _tanh_mse_backward(z: Tensor, target: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+def _launch_tanh_mse_backward(z: Tensor, target: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     dz = torch.empty(z.shape, dtype=z.dtype, device=z.device)
     dtarget = torch.empty(z.shape, dtype=z.dtype, device=z.device)
     kernels.tanh_mse(z, target, None, grad, dz, dtarget)
     return dz, dtarget
 
 
-@_tanh_mse_backward.register_fake
-def _(z: Tensor, target: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    return z.new_empty(z.shape), z.new_empty(z.shape)
+tanh_mse = registered("tanh_mse", launch_tanh_mse, fake=lambda z, *_: z.new_empty(z.shape[:1]))
+_tanh_mse_backward = registered(
+    "tanh_mse_backward",
+    _launch_tanh_mse_backward,
+    fake=lambda z, *_: (z.new_empty(z.shape), z.new_empty(z.shape)),
+)
 
 
 def _tanh_mse_setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -181,7 +161,9 @@ def _tanh_mse_grads(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
     return _tanh_mse_backward(z, target, grad)
 
 
-_tanh_mse.register_autograd(_tanh_mse_grads, setup_context=_tanh_mse_setup)
+torch.library.register_autograd(
+    "fastrobust::tanh_mse", _tanh_mse_grads, setup_context=_tanh_mse_setup
+)
 
 
 def tanh_mse_ref(z: Tensor, target: Tensor) -> Tensor:

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from .extension import kernels
+from .registry import registered
 
 
-def lbfgs_direction(
+def launch_lbfgs(
     s: Tensor,
     y: Tensor,
     rho: Tensor,
@@ -59,55 +60,17 @@ def lbfgs_direction(
         >>> fr.ops.lbfgs_direction(s, s.clone(), torch.zeros(1, 10), pairs, x, grad)[0]
         tensor([[ 0.0000, -0.2000,  0.1000]])
     """
-    return _lbfgs_direction(s, y, rho, pairs, x, grad, scale, lo, hi)
-
-
-@torch.library.custom_op("fastrobust::lbfgs_direction", mutates_args=())
-def _lbfgs_direction(
-    s: Tensor,
-    y: Tensor,
-    rho: Tensor,
-    pairs: Tensor,
-    x: Tensor,
-    grad: Tensor,
-    scale: float,
-    lo: float | None,
-    hi: float | None,
-) -> tuple[Tensor, Tensor]:
-    return launch_lbfgs(s, y, rho, pairs, x, grad, scale, lo, hi)
-
-
-@_lbfgs_direction.register_fake
-def _(
-    s: Tensor,
-    y: Tensor,
-    rho: Tensor,
-    pairs: Tensor,
-    x: Tensor,
-    grad: Tensor,
-    scale: float,
-    lo: float | None,
-    hi: float | None,
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(x.shape[:1])
-
-
-def launch_lbfgs(
-    s: Tensor,
-    y: Tensor,
-    rho: Tensor,
-    pairs: Tensor,
-    x: Tensor,
-    grad: Tensor,
-    scale: float = 1.0,
-    lo: float | None = 0.0,
-    hi: float | None = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """Call the kernel without PyTorch's dispatcher: as :func:`lbfgs_direction`, for inner loops."""
     direction = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     slope = x.new_empty(x.shape[:1])
     kernels.lbfgs_direction(s, y, rho, pairs, x, grad, direction, slope, scale, lo, hi)
     return direction, slope
+
+
+lbfgs_direction = registered(
+    "lbfgs_direction",
+    launch_lbfgs,
+    fake=lambda s, y, rho, pairs, x, *_: (x.new_empty(x.shape), x.new_empty(x.shape[:1])),
+)
 
 
 def lbfgs_direction_ref(

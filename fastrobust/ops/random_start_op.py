@@ -1,14 +1,27 @@
 """Random starts that depend on (seed, index, restart, pixel) alone."""
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .extension import kernels
+from .philox import philox4x32, split
+from .registry import registered
+
+_WORD = 0xFFFFFFFF
 
 
-def random_start_(
+def signed_seed(seed: int) -> int:
+    """Return a checked seed as the signed 64-bit integer that a registered op takes."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed must lie in [0, 2^64), got {seed}")
+    return seed - (seed >> 63 << 64)
+
+
+def launch_start(
     x: Tensor,
     x0: Tensor,
     norm: str,
@@ -57,58 +70,34 @@ def random_start_(
         >>> bool(x.abs().max() <= 0.1)
         True
     """
-    rows = eps if isinstance(eps, Tensor) else x.new_full(x.shape[:1], eps)
-    if not isinstance(restart, Tensor):
-        restart = torch.full(x.shape[:1], restart, device=x.device)
-    _random_start(x, x0, norm, rows, signed_seed(seed), index, restart, lo, hi)
-    return x
-
-
-@torch.library.custom_op("fastrobust::random_start_", mutates_args=("x",))
-def _random_start(
-    x: Tensor,
-    x0: Tensor,
-    norm: str,
-    eps: Tensor,
-    seed: int,
-    index: Tensor,
-    restart: Tensor,
-    lo: float | None,
-    hi: float | None,
-) -> None:
-    launch_start(x, x0, norm, eps, seed % 2**64, index, restart, lo, hi)
-
-
-@_random_start.register_fake
-def _(
-    x: Tensor,
-    x0: Tensor,
-    norm: str,
-    eps: Tensor,
-    seed: int,
-    index: Tensor,
-    restart: Tensor,
-    lo: float | None,
-    hi: float | None,
-) -> None:
-    return None
-
-
-def launch_start(
-    x: Tensor,
-    x0: Tensor,
-    norm: str,
-    eps: float | Tensor,
-    seed: int,
-    index: Tensor,
-    restart: int | Tensor,
-    lo: float | None = None,
-    hi: float | None = None,
-) -> Tensor:
-    """Call the kernel without PyTorch's dispatcher: as :func:`random_start_`, for inner loops."""
     signed_seed(seed)
     kernels.random_start_(x, x0, norm, eps, seed, index, restart, lo, hi)
     return x
+
+
+def _rows_of(values: dict[str, Any]) -> None:
+    """Bring numbers for all rows to tensors (N,), and the seed to a signed integer."""
+    x = values["x"]
+    if not isinstance(values["eps"], Tensor):
+        values["eps"] = x.new_full(x.shape[:1], values["eps"])
+    if not isinstance(values["restart"], Tensor):
+        values["restart"] = torch.full(x.shape[:1], values["restart"], device=x.device)
+    values["seed"] = signed_seed(values["seed"])
+
+
+def _body(x: Tensor, x0: Tensor, norm: str, eps: Tensor, seed: int, *rest: Any) -> None:
+    launch_start(x, x0, norm, eps, seed % 2**64, *rest)
+
+
+random_start_ = registered(
+    "random_start_",
+    launch_start,
+    mutates=("x",),
+    schema="(Tensor(a!) x, Tensor x0, str norm, Tensor eps, int seed, Tensor index, "
+    "Tensor restart, float? lo=None, float? hi=None) -> ()",
+    body=_body,
+    convert=_rows_of,
+)
 
 
 def random_start_ref_(
@@ -146,34 +135,11 @@ def random_start_ref_(
     return x.copy_(start.clamp(lo, hi).view_as(x))
 
 
-def signed_seed(seed: int) -> int:
-    """Return a checked seed as the signed 64-bit integer that a registered op takes."""
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed must lie in [0, 2^64), got {seed}")
-    return seed - (seed >> 63 << 64)
-
-
 def _bits(seed: int, index: Tensor, restart: Tensor, count: int) -> Tensor:
     """Return (N, count) random integers in [0, 2^24): word pixel % 4 of block pixel // 4."""
-    word = 0xFFFFFFFF
-    blocks = torch.arange((count + 3) // 4, device=index.device)
-    counter = [
-        blocks,
-        index[:, None] & word,
-        (index[:, None] >> 32) & word,
-        restart[:, None] & word,
-    ]
-    a, b, c, d = (part.expand(len(index), len(blocks)) for part in counter)
-    key = [seed & word, (seed >> 32) & word]
-    for _ in range(10):
-        (high0, low0), (high1, low1) = _product(0xD2511F53, a), _product(0xCD9E8D57, c)
-        a, b, c, d = high1 ^ b ^ key[0], low1, high0 ^ d ^ key[1], low0
-        key = [(key[0] + 0x9E3779B9) & word, (key[1] + 0xBB67AE85) & word]
-    return torch.stack((a, b, c, d), 2).flatten(1)[:, :count] >> 8
-
-
-def _product(multiplier: int, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the high and low word of a 32 x 32 bit product, in 16-bit halves to stay in int64."""
-    low, high = value * (multiplier & 0xFFFF), value * (multiplier >> 16)
-    middle = high + (low >> 16)
-    return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
+    blocks = np.arange((count + 3) // 4)
+    images, restarts = (part.cpu().numpy()[:, None] for part in (index, restart))
+    parts = np.broadcast_arrays(blocks, images & _WORD, images >> 32 & _WORD, restarts & _WORD)
+    words = philox4x32(np.stack(parts, -1), split(seed))
+    bits = torch.from_numpy(words.reshape(len(index), -1)[:, :count].astype(np.int64) >> 8)
+    return bits.to(index.device)

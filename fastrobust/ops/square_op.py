@@ -139,9 +139,10 @@ def launch_square(
     hi: float | None = 1.0,
 ) -> None:
     """Call the kernel without PyTorch's dispatcher: as :func:`square_`, for inner loops."""
+    written = [getattr(rows, name) for name in _WRITTEN]
     kernels.square_(
-        rows.x, rows.held, rows.held_loss, rows.won, rows.iteration, rows.x0, loss, hit, valid,
-        live, sides, rows.eps, rows.seed, rows.index, rows.run, lo, hi,
+        *written, rows.x0, loss, hit, valid, live, sides, rows.eps, rows.seed, rows.index, rows.run,
+        lo, hi,
     )  # fmt: skip
 
 

@@ -1,12 +1,15 @@
 """One update of an attack: step, project onto the eps-ball, then onto the box."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .extension import kernels
+from .registry import registered
 
 
-def step_(
+def launch_step(
     x: Tensor,
     x0: Tensor,
     grad: Tensor,
@@ -58,22 +61,35 @@ def step_(
         >>> fr.ops.step_(x0.clone(), x0, grad, None, "sign", eps=0.1, step_size=0.1)
         tensor([[0.4000, 1.0000]])
     """
-    rows, sizes = _rows(eps, x), _rows(step_size, x)
-    _step(x, x0, grad, momentum, kind, rows, sizes, decay, lo, hi)
+    kernels.step_(x, x0, grad, momentum, kind, eps, step_size, decay, lo, hi)
     return x
 
 
+def _rows_of(values: dict[str, Any]) -> None:
+    """Bring a number for all rows to a tensor (N,), which the registered operation needs."""
+    x = values["x"]
+    for name in ("eps", "step_size"):
+        if not isinstance(values[name], Tensor):
+            values[name] = x.new_full(x.shape[:1], values[name])
+
+
+def _body(*values: Any) -> None:
+    launch_step(*values)
+
+
+step_ = registered(
+    "step_",
+    launch_step,
+    mutates=("x", "momentum"),
+    schema="(Tensor(a!) x, Tensor x0, Tensor grad, Tensor(b!)? momentum, str kind, Tensor eps, "
+    "Tensor step_size, float decay=1.0, float? lo=0.0, float? hi=1.0) -> ()",
+    body=_body,
+    convert=_rows_of,
+)
+
+
 def step(
-    x: Tensor,
-    x0: Tensor,
-    grad: Tensor,
-    momentum: Tensor | None,
-    kind: str,
-    eps: float | Tensor,
-    step_size: float | Tensor,
-    decay: float = 1.0,
-    lo: float | None = 0.0,
-    hi: float | None = 1.0,
+    x: Tensor, x0: Tensor, grad: Tensor, momentum: Tensor | None, *rest: Any, **named: Any
 ) -> tuple[Tensor, Tensor | None]:
     """Do what :func:`step_` does on copies; returns the new x and momentum.
 
@@ -86,56 +102,7 @@ def step(
     x = x.clone(memory_format=torch.contiguous_format)
     if momentum is not None:
         momentum = momentum.clone(memory_format=torch.contiguous_format)
-    return step_(x, x0, grad, momentum, kind, eps, step_size, decay, lo, hi), momentum
-
-
-@torch.library.custom_op("fastrobust::step_", mutates_args=("x", "momentum"))
-def _step(
-    x: Tensor,
-    x0: Tensor,
-    grad: Tensor,
-    momentum: Tensor | None,
-    kind: str,
-    eps: Tensor,
-    step_size: Tensor,
-    decay: float,
-    lo: float | None,
-    hi: float | None,
-) -> None:
-    kernels.step_(x, x0, grad, momentum, kind, eps, step_size, decay, lo, hi)
-
-
-@_step.register_fake
-def _(
-    x: Tensor,
-    x0: Tensor,
-    grad: Tensor,
-    momentum: Tensor | None,
-    kind: str,
-    eps: Tensor,
-    step_size: Tensor,
-    decay: float,
-    lo: float | None,
-    hi: float | None,
-) -> None:
-    return None
-
-
-def launch_step(
-    x: Tensor,
-    x0: Tensor,
-    grad: Tensor,
-    momentum: Tensor | None,
-    kind: str,
-    eps: float | Tensor,
-    step_size: float | Tensor,
-    decay: float = 1.0,
-    lo: float | None = 0.0,
-    hi: float | None = 1.0,
-) -> Tensor:
-    """Call the kernel without PyTorch's dispatcher: as :func:`step_`, for inner loops."""
-    kernels.step_(x, x0, grad, momentum, kind, eps, step_size, decay, lo, hi)
-    return x
+    return step_(x, x0, grad, momentum, *rest, **named), momentum
 
 
 def into_ball(
@@ -183,11 +150,6 @@ def step_ref_(
         moved = torch.where(moved < lower, lower, moved)
         moved = torch.where(moved > upper, upper, moved)
     return x.copy_(moved.clamp(_or(lo, -torch.inf), _or(hi, torch.inf)).view_as(x))
-
-
-def _rows(value: float | Tensor, x: Tensor) -> Tensor:
-    """Return a float or (N,) tensor as the (N,) tensor that a registered op needs."""
-    return value if isinstance(value, Tensor) else x.new_full(x.shape[:1], value)
 
 
 def _column(value: float | Tensor, x: Tensor) -> Tensor:

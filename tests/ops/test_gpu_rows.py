@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import fastrobust as fr
+from fastrobust.engine import folding
 
 gpu_kernels = pytest.importorskip("benches.gpu.kernels", reason="benches are not installed")
 from benches import cases
@@ -122,7 +123,7 @@ def test_the_engine_is_measured_beside_eager_and_float64():
     eager, ours, tf32 = engine.compare({"net": "tiny"}, calls, net, 20, 0, 10**6, 1e9)
     assert eager["gap"] < 1e-5 and ours["gap"] < 1e-5 and ours["signs"] == "1.00000"
     assert ours["rounds"] == "interleaved" and len(ours["x eager fp32"]) == 3
-    moved = fr.ops.densenet.DenseNetGpuKernel(fr.folding.shape_of(net), 32, 32).plan
+    moved = fr.ops.densenet_op.DenseNetGpuKernel(folding.shape_of(net), 32, 32).plan
     assert ours["MB/image"] == (moved.forward_bytes + moved.backward_bytes) / 1e6
     assert "MB/image" not in eager
     assert ours["of floor"] == pytest.approx(
