@@ -257,7 +257,7 @@ def _sweep_and_report(
         raise typer.Exit(1)
 
 
-def _show_report(written: writer.Written, outcome: dict, as_json: bool) -> None:
+def _show_report(written: writer.ReportFiles, outcome: dict, as_json: bool) -> None:
     places = {name: str(getattr(written, name)) for name in ("page", "markdown", "csv", "pictures")}
     if as_json:
         terminal.show_json({**outcome, **places})

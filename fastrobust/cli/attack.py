@@ -7,7 +7,8 @@ from typing import Annotated
 import torch
 import typer
 
-from ..report import norm_tables, norms
+from ..report import norm_tables
+from ..report.claims import norms as norm_claims
 from . import lipschitz as bounds
 from . import loading, terminal
 from .options import DataRoot, DataSet, Debug, Device, Json, Limit, Precision, Seed, Threads
@@ -134,7 +135,7 @@ def lipschitz(
         terminal.show_json({**bounds.as_json(found), "picture": picture and str(picture)})
         return
     terminal.show(norm_tables.tables(found))
-    for line in (norm_tables.LEGEND, *norms.sentences(found)):
+    for line in (norm_tables.LEGEND, *norm_claims.sentences(found)):
         print(line)
     if picture is not None:
         print(f"picture  {picture}")

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ..published import findings, listing, reading
+from ..evaluation import files
+from ..published import listing, reading, rules
 from ..published.numbers import Tables
-from ..published.rules import FAIL
 from ..report import evaluation_page
 from ..utils.text import slug
 from . import evaluate as examining
@@ -62,7 +62,7 @@ def evaluate(
     )  # fmt: skip
     places = {name: str(place) for name, place in vars(written).items()}
     if as_json:
-        terminal.show_json({**evaluation_page.as_json(found), **places})
+        terminal.show_json({**files.as_json(found), **places})
     else:
         terminal.show(evaluation_page.tables(found))
         for line in evaluation_page.sentences(found):
@@ -95,7 +95,7 @@ def check(
         int, typer.Option(min=2, help="Of the data sets: a guess is right on one image in so many.")
     ] = 10,
     rule: Annotated[
-        str | None, typer.Option(help=f"Only one rule: {', '.join(findings.RULES)}.")
+        str | None, typer.Option(help=f"Only one rule: {', '.join(rules.RULES)}.")
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if a number fails.")
@@ -109,7 +109,7 @@ def check(
     that is better for the classifier is wrong, since its attack missed what the other one found.
     """
     read = Tables(reading.read(tables, images), classes)
-    found = listing.gather(findings.find(read, rule))
+    found = listing.gather(rules.contradictions(read, rule), read)
     if as_json:
         terminal.show_json(listing.as_json(found, read))
     else:
@@ -119,7 +119,7 @@ def check(
         else:
             for line in listing.as_lines(found):
                 print(line)
-        for line in listing.rules(found):
+        for line in listing.rule_lines(found):
             print(line)
-    if strict and any(suspect.severity == FAIL for suspect in found):
+    if strict and any(suspect.severity == "fail" for suspect in found):
         raise typer.Exit(1)

@@ -31,7 +31,7 @@ def examine(
     seed: int,
     data_root: Path | None,
     out: Path,
-) -> tuple[Evaluation, evaluation_page.Written]:
+) -> tuple[Evaluation, evaluation_page.EvaluationFiles]:
     """Evaluate a classifier on the first test images of a data set, and write what comes of it.
 
     Args:
@@ -77,8 +77,7 @@ def examine_run(plan: Plan, budget: str, *, device: str, data_root: Path | None,
     for name, path in paths.items():
         for eps in BUDGETS:
             folder = evaluation_path(out, name, eps)
-            if (folder / "evaluation.json").exists():
-                files.require(folder, wanted)
+            if files.holds(folder, wanted):
                 continue
             examine(
                 path, plan.data_set,

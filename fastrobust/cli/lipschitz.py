@@ -9,7 +9,8 @@ from typing import Any
 
 from .. import data
 from ..models import checkpoint
-from ..report import norms
+from ..report import norm_figure, norms
+from ..report.claims import norms as norm_claims
 from ..report.norm_tables import Reports
 from ..report.svg import on_paper
 from ..runs.folder import RunFolder
@@ -64,11 +65,11 @@ def find(
 
 def as_json(reports: Reports) -> dict[str, Any]:
     """Return everything in `reports` as plain values; a number that is not finite is None."""
-    drawn = norms.conclusion(reports)
+    drawn = norm_claims.conclusion(reports)
     return {
         "models": {name: _plain(report) for name, report in reports.items()},
         "conclusion": drawn.sentence if drawn else None,
-        "caveat": norms.CAVEAT,
+        "caveat": norm_claims.CAVEAT,
     }
 
 
@@ -78,7 +79,7 @@ def write_picture(reports: Reports, path: Path) -> None:
     Raises:
         ValueError: No classifier has a convolution.
     """
-    svg = norms.picture(reports)
+    svg = norm_figure.draw(reports)
     if svg is None:
         raise ValueError("--picture must show convolutions, got classifiers without any")
     text = on_paper(svg)

@@ -1,5 +1,7 @@
 """Robust accuracy of one classifier: the worst case over many attacks."""
 
-from .evaluation import Evaluation, evaluate
+from .evaluation import evaluate
+from .results import Evaluation
+from .threat_model import ThreatModel
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "ThreatModel", "evaluate"]

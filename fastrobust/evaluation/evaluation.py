@@ -1,89 +1,31 @@
-"""The robust accuracy that an expert attacker would leave, image by image.
+"""The robust accuracy of a classifier: the worst case over many attacks, image by image.
 
-Attacks are run from the cheapest to the dearest, each on the images that still stand; an image is
-lost as soon as one of them gets it. So the result is the pointwise worst case over all of them: the
-lowest upper bound on the true robust accuracy that they give together.
+Attacks run from the cheapest to the most expensive, each on the images not yet broken. The result
+is the worst case per image: the lowest upper bound on the true robust accuracy that these attacks
+give together.
 """
 
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import engine
-from ..engine.prepared import Model
+from ..engine.opening import oracle
+from ..engine.prepared import Model, prepare
 from ..models.averaged import Averaged, is_random
 from ..utils import checks
 from ..utils.modules import in_its_dtype
 from ..utils.progress import track
-from ..utils.stats import wilson
 from .cache import Journal, digest
-from .sanity.checks import Case, Check, inspect
+from .results import Evaluation
+from .sanity.case import Case
+from .sanity.checks import inspect
 from .suite import lineup
-from .worst_case import Contribution, WorstCase
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """What :func:`evaluate` found for N images.
-
-    Attributes:
-        adv: (N, ...) for each broken image the one that broke it, otherwise the one that came
-            closest; x itself where the clean image is misclassified.
-        decision: (N,) int64 what the model decides on `adv`, -1 where it gives NaN.
-        correct: (N,) bool, whether the clean image is decided as its label.
-        broken: (N,) bool, whether it is misclassified or an attack got it.
-        broken_by: (N,) int64 place in `contributions` of the attack that did, -1 for none.
-        queries: (N,) int64 forwards and backwards that it cost.
-        contributions: What each attack did, in order.
-        checks: Reasons to believe the result or not.
-        facts: eps, norm, budget, seed, clip and versions.
-    """
-
-    adv: Tensor
-    decision: Tensor
-    correct: Tensor
-    broken: Tensor
-    broken_by: Tensor
-    queries: Tensor
-    contributions: tuple[Contribution, ...]
-    checks: tuple[Check, ...]
-    facts: dict[str, Any]
-
-    @property
-    def clean_accuracy(self) -> float:
-        """Share of images that the model gets right."""
-        return float(self.correct.double().mean())
-
-    @property
-    def robust_accuracy(self) -> float:
-        """Share of images that it gets right and no attack got: an upper bound of the true one."""
-        return float((~self.broken).double().mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95% interval of the robust accuracy: of the choice of images alone."""
-        return wilson(int((~self.broken).sum()), len(self.broken))
-
-    @property
-    def believable(self) -> bool:
-        """Whether no check failed."""
-        return all(check.verdict != "fail" for check in self.checks)
-
-    def __repr__(self) -> str:
-        low, high = self.interval
-        doubts = [check for check in self.checks if check.verdict in ("warn", "fail")]
-        flags = [f"{check.name} ({check.verdict})" for check in doubts]
-        return (
-            f"Evaluation(robust_accuracy={self.robust_accuracy:.4f} [{low:.4f}, {high:.4f}], "
-            f"clean_accuracy={self.clean_accuracy:.4f}, images={len(self.broken)}, "
-            f"flags={', '.join(flags) or 'none'})"
-        )
+from .threat_model import ThreatModel
+from .worst_case import WorstCase
 
 
 def evaluate(
@@ -101,10 +43,10 @@ def evaluate(
     check: bool = True,
     progress: bool = True,
 ) -> Evaluation:
-    """Attack every image with everything, and say whether the result can be believed.
+    """Return the robust accuracy under a suite of attacks, and checks of whether to believe it.
 
-    A DenseNet of :mod:`fastrobust.models` is run by the fused engine. A model that answers
-    differently each time is attacked, and judged, by the mean scores of 8 answers.
+    A DenseNet of :mod:`fastrobust.models` is run by the fused engine. A random model, which gives
+    different scores for the same images, is attacked and classified by its mean scores of 8 calls.
 
     Args:
         model: A Classifier, or any module or callable that returns (N, K) class scores.
@@ -113,51 +55,48 @@ def evaluate(
         eps: Radius of the ball around each image, in pixel units and the units of `norm`.
         norm: ``"linf"`` or ``"l2"`` (not squared).
         budget: ``"quick"``, ``"standard"`` (at least AutoAttack's standard setting) or
-            ``"thorough"``: see :mod:`fastrobust.lineup`.
+            ``"thorough"``: see :mod:`fastrobust.evaluation.suite`.
         clip: Box of the pixels, or None for no box.
-        seed: Of all random numbers. They are keyed by an image's place in x.
-        transferred: Images (N, ...) that were made on other models; they are moved into ball and
-            box, tried as they are and, where they come closest, as starting points.
-        out: A folder where finished parts are kept, so that a killed evaluation goes on there;
-            None keeps nothing.
-        check: Whether to look for reasons not to believe the result.
-        progress: Whether to show on stderr how far it is.
+        seed: Seed of all random numbers. They are keyed by an image's index in x.
+        transferred: Images (N, ...) that were made on other models. They are moved into ball and
+            box, tried as they are and, where they come closest, used as starting points.
+        out: Folder where finished parts are kept, so that an interrupted evaluation resumes; None
+            keeps nothing.
+        check: Whether to run the checks.
+        progress: Whether to show progress on stderr.
 
     Raises:
         TypeError, ValueError, RuntimeError: As :meth:`fastrobust.attacks.PGD.run`; an unknown
-            word; a model of one class.
+            `norm` or `budget`; a model of one class.
         StoreError: `out` holds another evaluation, or a damaged file.
 
     Example:
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         >>> x, y = torch.rand(8, 1, 2, 2), torch.randint(3, (8,))
-        >>> found = evaluate(net, x, y, eps=0.5, budget="quick", check=False, progress=False)
-        >>> found.robust_accuracy <= found.clean_accuracy
+        >>> result = evaluate(net, x, y, eps=0.5, budget="quick", check=False, progress=False)
+        >>> result.robust_accuracy <= result.clean_accuracy
         True
     """
     x = checks.images(x).detach()
     x = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
     if not len(x):
         raise ValueError("x must hold at least one image, got none")
-    eps = float(eps)
-    checks.per_row(eps, x, "eps", positive=True)
-    if norm not in ("linf", "l2"):
-        raise ValueError(f'norm must be "linf" or "l2", got {norm!r}')
+    threat = ThreatModel(norm, float(eps), clip)
     given = [transferred] if isinstance(transferred, Tensor) else list(transferred)
     given = [checks.like(images, x, "transferred") for images in given]
-    subject = engine.prepare(model)
+    subject = prepare(model)
     if noisy := is_random(subject, in_its_dtype(subject, x[:16])):
-        subject = engine.prepare(Averaged(subject))
-    with engine.oracle(subject, x.device) as network:
+        subject = prepare(Averaged(subject))
+    with oracle(subject, x.device) as network:
         classes = network.num_classes(x)
         if classes < 2:
             raise ValueError("model must have at least two classes, got one")
         y = checks.labels(y, len(x), classes, x.device)
-        stages = lineup(budget, eps, norm, network.head, classes, clip)
+        stages = lineup(budget, threat, network.head, classes)
         stages[0].attack.check_box(x)
         facts = {
-            "eps": eps, "norm": norm, "budget": budget, "seed": seed,
+            "eps": threat.eps, "norm": norm, "budget": budget, "seed": seed,
             "clip": None if clip is None else list(clip), "averaged": noisy,
             "attacks": [f"{stage.name}: {stage.attack!r}" for stage in stages],
             "images": digest(x, y, *given), "weights": digest(*subject.state_dict().values()),
@@ -167,12 +106,14 @@ def evaluate(
         journal = Journal(None if out is None else Path(out) / "parts", facts)
         total = len(x) * (1 + len(given) + len(stages))
         with track(total, "evaluate", None if progress else io.StringIO()) as tracker:
-            worst = WorstCase(subject, network, x, y, eps, norm, clip, seed, journal, tracker)
+            worst = WorstCase(
+                subject, network, x, y, threat, seed=seed, journal=journal, tracker=tracker
+            )
             done = [worst.try_images("images of another model", images) for images in given]
             done += [worst.attack(stage) for stage in stages]
     case = Case(
-        model=model, x=x, y=y, eps=eps, norm=norm, clip=clip, seed=seed, adv=worst.adv,
-        broken=worst.broken, transferred=given[0] if given else None,
+        model, x, y, threat, seed=seed, adv=worst.adv, broken=worst.broken,
+        transferred=given[0] if given else None,
     )  # fmt: skip
     return Evaluation(
         adv=worst.adv,

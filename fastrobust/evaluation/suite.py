@@ -1,4 +1,4 @@
-"""Which attacks an evaluation runs: the cheapest first, since only standing images go on.
+"""Which attacks an evaluation runs: the cheapest first, since broken images are not attacked again.
 
 ``"standard"`` holds AutoAttack's standard setting (Croce and Hein, arXiv 2003.01690, section 5:
 APGD-CE, targeted APGD-DLR and FAB at 9 classes and 100 steps, Square with 5,000 queries) and more;
@@ -12,14 +12,14 @@ from typing import Any
 from ..attacks import APGD, FAB, FGSM, PGD, Square
 from ..attacks.base import Attack
 from ..models.heads import Head, Surrogate
+from .threat_model import ThreatModel
 
-BUDGETS = ("quick", "standard", "thorough")
 RIVALS = 9  # classes that a targeted attack goes for, as in AutoAttack
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much of everything: steps of the attacks by gradient, restarts, queries of Square."""
+class SuiteSize:
+    """How long the attacks of a budget are: steps, rival classes, restarts, queries of Square."""
 
     steps: int
     targeted_steps: int
@@ -30,19 +30,20 @@ class Size:
 
 
 SIZES = {
-    "quick": Size(30, 20, 3, 1, 500, ()),
-    "standard": Size(100, 100, RIVALS, 1, 5000, (0.1, 10.0)),
-    "thorough": Size(200, 100, RIVALS, 5, 20000, (0.01, 0.1, 10.0, 100.0)),
+    "quick": SuiteSize(30, 20, 3, 1, 500, ()),
+    "standard": SuiteSize(100, 100, RIVALS, 1, 5000, (0.1, 10.0)),
+    "thorough": SuiteSize(200, 100, RIVALS, 5, 20000, (0.01, 0.1, 10.0, 100.0)),
 }
+BUDGETS = tuple(SIZES)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One attack of a line-up.
+    """One attack of a suite.
 
     Attributes:
-        name: Says it in a few words; the only one of this name in its line-up.
-        attack: The rule.
+        name: A few words; unique in its suite.
+        attack: The attack.
         head: The head whose scores it climbs; None for the model's own.
         warm: Whether it starts where a weaker attack came closest.
     """
@@ -53,37 +54,29 @@ class Stage:
     warm: bool = False
 
 
-def lineup(
-    budget: str,
-    eps: float,
-    norm: str,
-    head: Head,
-    num_classes: int,
-    clip: tuple[float, float] | None = (0.0, 1.0),
-) -> list[Stage]:
-    """Return the attacks of a budget in the order in which they are run.
+def lineup(budget: str, threat: ThreatModel, head: Head, num_classes: int) -> list[Stage]:
+    """Return the attacks of a budget in the order in which they run.
 
     Args:
         budget: ``"quick"``, ``"standard"`` or ``"thorough"``.
-        eps: Radius of the ball, in pixel units and the units of `norm`.
-        norm: ``"linf"`` or ``"l2"``.
+        threat: What the attacker may do.
         head: What the model's outputs mean: codewords and tanh units get surrogates, too.
         num_classes: Number of classes K; some losses need three.
-        clip: Box of the pixels, or None.
 
     Raises:
         ValueError: There is no such budget.
 
     Example:
-        >>> from fastrobust.heads import Softmax
-        >>> [stage.name for stage in lineup("quick", 0.1, "linf", Softmax("ce"), 10)][:3]
+        >>> from fastrobust.models.heads import Softmax
+        >>> threat = ThreatModel("linf", 0.1)
+        >>> [stage.name for stage in lineup("quick", threat, Softmax("ce"), 10)][:3]
         ['FGSM', 'PGD margin', 'APGD ce']
     """
     if budget not in SIZES:
         raise ValueError(f"budget must be one of {', '.join(SIZES)}, got {budget!r}")
     size = SIZES[budget]
-    ball: Any = {"eps": eps, "norm": norm, "clip": clip}
-    stages = [Stage("FGSM", FGSM(eps=eps, clip=clip))] if norm == "linf" else []
+    eps, ball = threat.eps, threat.fields
+    stages = [Stage("FGSM", FGSM(eps=eps, clip=threat.clip))] if threat.norm == "linf" else []
     stages.append(Stage("PGD margin", PGD(loss="margin", steps=10, step_size=eps / 4, **ball)))
     many: Any = {"steps": size.steps, "restarts": size.restarts, **ball}
     # Of two classes there is one difference of scores, which "dlr" could only divide by itself.
@@ -107,8 +100,8 @@ def lineup(
     return stages
 
 
-def _surrogates(size: Size, head: Head, many: dict[str, Any]) -> Iterator[Stage]:
-    """Yield attacks on smoother scores that the same decision comes from."""
+def _surrogates(size: SuiteSize, head: Head, many: dict[str, Any]) -> Iterator[Stage]:
+    """Yield attacks on smoother scores with the same decision."""
     if head.activation == "tanh":
         bypass = Surrogate(head, tanh="bypass")
         yield Stage("APGD margin, slope of tanh at least 0.1", APGD(loss="margin", **many), bypass)

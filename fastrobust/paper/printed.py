@@ -1,6 +1,6 @@
 """The numbers that Saito and Roy printed (2018, arXiv:1812.00181, Tables 3 to 7).
 
-They are facts, kept in ``paper_tables.json``: one record per row of the paper and attack. A plan
+They are facts, kept in ``tables.json``: one record per row of the paper and attack. A plan
 takes its parameter grids from here, a report the value to print beside ours.
 """
 
@@ -16,7 +16,7 @@ CLEAN = "clean"  # the name of the column of Table 4, which no attack made
 
 @cache
 def _content() -> dict[str, Any]:
-    text = resources.files(__package__).joinpath("paper_tables.json").read_text(encoding="utf-8")
+    text = resources.files(__package__).joinpath("tables.json").read_text(encoding="utf-8")
     return json.loads(text)
 
 

@@ -1,30 +1,36 @@
-"""The numbers under suspicion, the worst first, one entry each: as a table, as lines, as JSON."""
+"""Numbers with contradictions, the worst first: as a table, as lines, as JSON."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..utils.text import TextTable
-from .findings import RULES, Suspicion
+from .contradictions import RULES, Contradiction
 from .numbers import Number, Tables
-from .rules import FAIL, WARN
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A number and everything that is said against it, failures first."""
+    """A number and everything that contradicts it, failures first.
+
+    Attributes:
+        number: The number.
+        reasons: Its contradictions.
+        bound: What all other numbers leave to the defender, see ``Tables.bound``.
+    """
 
     number: Number
-    reasons: tuple[Suspicion, ...]
+    reasons: tuple[Contradiction, ...]
+    bound: float | None
 
     @property
     def severity(self) -> str:
-        """The worst of its reasons."""
+        """The worst severity of its reasons."""
         return self.reasons[0].severity
 
     @property
     def rules(self) -> str:
-        """The names of the rules against it."""
+        """The names of the rules that it breaks."""
         return ", ".join(reason.rule for reason in self.reasons)
 
     @property
@@ -36,38 +42,36 @@ class Suspect:
     @property
     def proven(self) -> str:
         """What the other numbers prove: ``accuracy <= 0.196``; empty where they prove nothing."""
-        bound, number = self.reasons[0].bound, self.number
-        if bound is None:
+        if self.bound is None:
             return ""
-        return f"{number.metric} {'>=' if number.targeted else '<='} {bound:.3f}"
+        return f"{self.number.metric} {'>=' if self.number.targeted else '<='} {self.bound:.3f}"
 
     @property
     def gap(self) -> float:
         """How far the number is from that."""
-        bound = self.reasons[0].bound
-        return 0.0 if bound is None else abs(self.number.rate - bound)
+        return 0.0 if self.bound is None else abs(self.number.rate - self.bound)
 
 
-def gather(found: Iterable[Suspicion]) -> list[Suspect]:
-    """Return every number under suspicion once: failures first, the farthest from truth first."""
-    reasons: dict[int, list[Suspicion]] = {}
-    for suspicion in found:
-        reasons.setdefault(id(suspicion.number), []).append(suspicion)
-    suspects = [
-        Suspect(own[0].number, tuple(sorted(own, key=lambda reason: reason.severity != FAIL)))
-        for own in reasons.values()
-    ]
-    return sorted(suspects, key=lambda suspect: (suspect.severity != FAIL, -suspect.gap))
+def gather(contradictions: Iterable[Contradiction], tables: Tables) -> list[Suspect]:
+    """Return every contradicted number once: failures first, the farthest from its bound first."""
+    reasons: dict[int, list[Contradiction]] = {}
+    for contradiction in contradictions:
+        reasons.setdefault(id(contradiction.number), []).append(contradiction)
+    suspects = []
+    for group in reasons.values():
+        number, group = group[0].number, sorted(group, key=lambda c: c.severity != "fail")
+        suspects.append(Suspect(number, tuple(group), tables.bound(number)))
+    return sorted(suspects, key=lambda suspect: (suspect.severity != "fail", -suspect.gap))
 
 
 def summary(suspects: Sequence[Suspect], tables: Tables) -> str:
-    """Say in a sentence how many numbers are under suspicion."""
-    fails, warns = (sum(s.severity == level for s in suspects) for level in (FAIL, WARN))
+    """Return in a sentence how many numbers are contradicted."""
+    counts = _counts(suspect.severity for suspect in suspects)
     images = sorted({number.images for number in tables.numbers})
     count = str(images[0]) if len(images) == 1 else f"{images[0]} to {images[-1]}"
     return (
-        f"Numbers: {len(tables.numbers)}, each read as a share of {count} images. {fails} cannot "
-        f"be a true robust accuracy (fail), {warns} may not be one (warn)."
+        f"Numbers: {len(tables.numbers)}, each read as a share of {count} images. {counts['fail']} "
+        f"cannot be a true robust accuracy (fail), {counts['warn']} may not be one (warn)."
     )
 
 
@@ -87,26 +91,26 @@ def as_lines(suspects: Iterable[Suspect]) -> Iterator[str]:
         yield f"{s.severity}  {s.where}: {s.reasons[0].sentence}{proven} ({s.rules})"
 
 
-def rules(suspects: Iterable[Suspect]) -> Iterator[str]:
-    """Yield a line per rule that found something: how much, what it means, what to do about it."""
+def rule_lines(suspects: Iterable[Suspect]) -> Iterator[str]:
+    """Yield a line per broken rule: how often, what it means, what to do about it."""
     reasons = [reason for suspect in suspects for reason in suspect.reasons]
     for name, rule in RULES.items():
-        own = [reason.severity for reason in reasons if reason.rule == name]
-        if own:
-            counts = f"{own.count(FAIL)} fail, {own.count(WARN)} warn"
-            yield f"{name} ({counts}): {rule.title}. {rule.advice}"
+        counts = _counts(reason.severity for reason in reasons if reason.rule == name)
+        if any(counts.values()):
+            text = f"{counts['fail']} fail, {counts['warn']} warn"
+            yield f"{name} ({text}): {rule.title}. {rule.advice}"
 
 
 def as_json(suspects: Sequence[Suspect], tables: Tables) -> dict[str, Any]:
     """Return everything as JSON-able data."""
     return {
         "numbers": len(tables.numbers),
-        **{level: sum(s.severity == level for s in suspects) for level in (FAIL, WARN)},
+        **_counts(suspect.severity for suspect in suspects),
         "suspects": [
             {
                 **_facts(suspect.number),
                 "severity": suspect.severity,
-                "bound": suspect.reasons[0].bound,
+                "bound": suspect.bound,
                 "reasons": [
                     {
                         "rule": reason.rule,
@@ -124,8 +128,13 @@ def as_json(suspects: Sequence[Suspect], tables: Tables) -> dict[str, Any]:
     }
 
 
+def _counts(severities: Iterable[str]) -> dict[str, int]:
+    levels = list(severities)
+    return {level: levels.count(level) for level in ("fail", "warn")}
+
+
 def _facts(number: Number) -> dict[str, Any]:
-    """Return a number by the columns of a file, see ``published``."""
+    """Return a number by the columns of a file, see ``reading``."""
     facts = asdict(number)
     facts[number.metric] = facts.pop("rate")
     if number.eps is None:

@@ -1,14 +1,15 @@
-"""Published numbers: what was attacked, how, which rate is printed, and what follows for others."""
+"""Published numbers: what was attacked, how, the printed rate, and what it proves for others."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from ..evaluation.comparisons import Survival
 from ..paper.printed import CLEAN
 
 SETTINGS = ("untargeted", "targeted", "transfer", "targeted transfer")
-PARAMETERS = ("eps", "c", "steps", "kappa")  # more of each is more for the attacker
+PARAMETERS = ("eps", "c", "steps", "kappa")  # a larger one allows the attacker more
 NORMS = ("linf", "l2", "l1")
 
 
@@ -18,18 +19,18 @@ class Number:
 
     Attributes:
         data: Name of the data set.
-        model: Name of the judged classifier.
+        model: Name of the classifier.
         attack: Name of the attack; ``"clean"`` for none.
-        rate: Accuracy against the true label, of a targeted attack its success rate.
+        rate: Accuracy, or the success rate of a targeted attack.
         setting: One of `SETTINGS`.
-        eps: Bound on the distance, None where nothing bounds it.
-        c: CWL2's and L-BFGS's constant.
-        steps: Of the attack; 1 marks a one-step attack.
-        kappa: CWL2's confidence.
-        norm: Of eps.
-        source: The classifier that the images of a transfer were made on, if it is named.
-        table: Where it is printed.
-        images: How many it is an average over.
+        eps: Bound on the distance, None for an unbounded attack.
+        c: Constant of CWL2 and L-BFGS.
+        steps: Number of steps; 1 marks a one-step attack.
+        kappa: Confidence of CWL2.
+        norm: Norm of eps.
+        source: Classifier that the images of a transfer were made on, if known.
+        table: Name of the table.
+        images: Sample size.
 
     Raises:
         ValueError: A field has a value outside its range.
@@ -72,7 +73,7 @@ class Number:
 
     @property
     def clean(self) -> bool:
-        """Whether no attack was made."""
+        """Whether it is a clean accuracy."""
         return self.attack == CLEAN
 
     @property
@@ -92,8 +93,13 @@ class Number:
 
     @property
     def defended(self) -> float:
-        """The share of images that the attacker did not get."""
+        """The share of images that the attack did not break."""
         return 1 - self.rate if self.targeted else self.rate
+
+    @property
+    def survival(self) -> Survival:
+        """That share with its number of images."""
+        return Survival(self.defended, self.images)
 
     @property
     def bounded(self) -> bool:
@@ -123,13 +129,13 @@ class Number:
         return f"{self.words} {'reaches' if self.targeted else 'leaves'} {self.rate:.3f}"
 
     def lies_within(self, other: "Number") -> bool:
-        """Say whether its images lie within the other's budget too."""
+        """Return whether its images lie within the other's eps too."""
         if self.clean or other.eps is None:
             return True
         return self.eps is not None and self.norm == other.norm and self.eps <= other.eps
 
     def has_no_more(self, other: "Number") -> bool:
-        """Say whether it is the same attack, with no more of any parameter."""
+        """Return whether it is the same attack, with no parameter larger."""
         if (self.attack, self.norm) != (other.attack, other.norm):
             return False
         if self.parameters.keys() != other.parameters.keys():
@@ -137,7 +143,7 @@ class Number:
         return all(value <= other.parameters[name] for name, value in self.parameters.items())
 
     def is_like(self, other: "Number") -> bool:
-        """Say whether it is the same attack with the same parameters."""
+        """Return whether it is the same attack with the same parameters."""
         return self.has_no_more(other) and other.has_no_more(self)
 
 
@@ -147,7 +153,7 @@ class Tables:
 
     Attributes:
         numbers: All of them.
-        classes: How many the data sets have: a guess is right on one image in so many.
+        classes: Number of classes of the data sets.
 
     Raises:
         ValueError: There are fewer than two classes.
@@ -167,41 +173,41 @@ class Tables:
 
     @cached_property
     def _groups(self) -> dict[tuple[str, str], list[Number]]:
-        found: dict[tuple[str, str], list[Number]] = {}
+        groups: dict[tuple[str, str], list[Number]] = {}
         for number in self.numbers:
-            found.setdefault((number.data, number.model), []).append(number)
-        return found
+            groups.setdefault((number.data, number.model), []).append(number)
+        return groups
 
     def attacks(self) -> Iterator[Number]:
-        """Yield the numbers of attacks that leave the defender more than a guess is right on."""
+        """Yield the numbers of attacks that leave more than the accuracy of a guess."""
         for number in self.numbers:
             if not number.clean and number.defended > self.guess:
                 yield number
 
     def white_box(self) -> Iterator[Number]:
-        """Yield those of `attacks` that were made on the judged classifier itself."""
+        """Yield those of `attacks` that were made on the classifier itself."""
         return (number for number in self.attacks() if not number.transferred)
 
     def beside(self, number: Number) -> Iterator[Number]:
-        """Yield all numbers of the same data set and classifier, its own too."""
+        """Yield all numbers of the same data set and classifier, including itself."""
         return iter(self._groups[number.data, number.model])
 
     def rivals(self, number: Number) -> Iterator[Number]:
         """Yield those of them that are attacks in the same setting."""
-        place = (number.setting, number.source)
-        return (n for n in self.beside(number) if (n.setting, n.source) == place and not n.clean)
+        setting = (number.setting, number.source)
+        return (n for n in self.beside(number) if (n.setting, n.source) == setting and not n.clean)
 
     def clean(self, number: Number) -> Number | None:
-        """Return the accuracy without an attack, if it is there."""
+        """Return the clean accuracy, None if it is not printed."""
         return next((n for n in self.beside(number) if n.clean), None)
 
     def bound(self, number: Number) -> float | None:
-        """Return what the others leave to the defender, None if that is no less.
+        """Return the tightest bound that the other numbers set, None if it is no tighter.
 
-        Accuracy under attack is at most the accuracy without one, the accuracy that any attack
-        within the same budget leaves, and the share that such a targeted attack does not move to
-        its targets. The success of a targeted attack is at least that of any within its budget. A
-        transfer is another question: only the clean accuracy and other transfers bound it.
+        Accuracy under attack is at most the clean accuracy, the accuracy under any attack within
+        the same eps, and the share that such a targeted attack does not move to its targets. The
+        success of a targeted attack is at least that of any within its eps. The accuracy under
+        transfer is bounded by the clean accuracy and other transfers only.
         """
         others = (n.defended for n in self.beside(number) if _bounds(n, number))
         least = min(others, default=number.defended)

@@ -3,14 +3,15 @@
 A file holds one record per number. Its columns, in CSV by the first line, in JSON by the names of
 each object in a list:
 
-- ``data``, ``model``, ``attack``: whose number it is. The attack's own word (`ATTACKS`, or
-  ``clean``) comes first; behind a comma may follow what tells two such columns apart: ``PGD, DLR``.
-- ``accuracy``, or ``success`` where the attack is targeted: the number, a fraction of all images.
+- ``data``, ``model``, ``attack``: what was attacked, and how. The name of the attack comes first,
+  one of `ATTACKS` or ``clean``; a comment after a comma tells two columns apart: ``PGD, DLR``.
+- ``accuracy``, or ``success`` if the attack is targeted: the number, a fraction of all images.
 - ``setting``: untargeted (the default), targeted, transfer, or targeted transfer. Targets are
-  classes other than the label; ``source`` may name where the images of a transfer were made.
+  classes other than the label; ``source`` may name the classifier that transferred images were
+  made on.
 - ``eps`` (for pixels in [0, 1]; ``8/255`` will do), ``c``, ``steps``, ``kappa``: the parameters.
-  Without eps nothing bounds the attack. ``norm`` is that of eps: linf (the default), l2 or l1.
-- ``table``: where it is printed; ``images``: how many it is an average over.
+  Without eps the attack is unbounded. ``norm`` is that of eps: linf (the default), l2 or l1.
+- ``table``: name of the table; ``images``: sample size.
 """
 
 import csv
@@ -27,8 +28,8 @@ from .. import attacks
 from ..paper import printed
 from .numbers import PARAMETERS, SETTINGS, Number
 
-# Three printed decimals tell 1000 images apart. The paper attacks "the test set" (section 4.3),
-# 10,000 images, but says nowhere that it took all of them; fewer are the more cautious reading.
+# Three printed decimals can resolve 1/1000. The paper attacks "the test set" (section 4.3), 10,000
+# images, but does not state that it used all of them; fewer are the more cautious reading.
 IMAGES = 1000
 
 _UNBOUNDED = ("DeepFool", "CWL2", "modified CWL2", "L-BFGS")
@@ -42,7 +43,7 @@ _COLUMNS = (
     "table", "data", "model", "attack", "setting", "source", "accuracy", "success", *PARAMETERS,
     "norm", "images",
 )  # fmt: skip
-# What is read of a report's lines, as ``report.comma_separated`` writes them.
+# The columns that are read from a report's ``tables.csv``.
 _OF_A_REPORT = {
     "table", "data_set", "model", "column", "attack", "targeted", "view", "source", "probe",
     "rate", "images",
@@ -57,14 +58,13 @@ def read(where: str | os.PathLike[str], images: int = IMAGES) -> tuple[Number, .
     Args:
         where: The word ``paper`` for the numbers of arXiv:1812.00181; a .json or .csv file of
             records; a run folder with a report, or the report's tables.csv.
-        images: How many images a number is an average over, where that is not told.
+        images: Sample size of each number, if the file does not say.
 
     Raises:
         FileNotFoundError: There is no such file, or no report in the run folder.
         ValueError: The file holds no records, or a wrong one; the message says which, and why.
 
-    >>> from fastrobust import published
-    >>> numbers = published.read("paper")
+    >>> numbers = read("paper")
     >>> len(numbers), numbers[0].words, numbers[0].rate
     (483, 'CWL2 (c = 0.01, steps = 1000)', 0.022)
     """
@@ -74,21 +74,21 @@ def read(where: str | os.PathLike[str], images: int = IMAGES) -> tuple[Number, .
     records = dict(_json(path) if path.suffix == ".json" else _csv(path))
     if not records:
         raise ValueError(f"{path} must hold at least one number, got none")
-    found: dict[Number, str] = {}  # by the number without its rate: the place where it stands
+    seen: dict[Number, str] = {}  # the record of each number, by the number without its rate
     numbers = []
-    for place, record in records.items():
+    for where_in_file, record in records.items():
         report = record.keys() >= _OF_A_REPORT
         try:
             number = _of_report(record) if report else _of_record(record, images)
             same = replace(number, rate=0.0)
-            if same in found and not report:  # a report may show one cell in two of its tables
+            if same in seen and not report:  # a report may show one number in two of its tables
                 raise ValueError(
-                    f"every number must stand there once, got {number.words} on {number.model} "
-                    f"({number.data}) in {found[same]} too"
+                    f"every number must be given once, got {number.words} on {number.model} "
+                    f"({number.data}) in {seen[same]} too"
                 )
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}, {place}: {error}") from error
-        found[same] = place
+            raise ValueError(f"{path}, {where_in_file}: {error}") from error
+        seen[same] = where_in_file
         numbers.append(number)
     return tuple(numbers)
 
@@ -204,7 +204,7 @@ def _of_record(record: Record, images: int) -> Number:
 
 
 def _word(attack: str) -> str:
-    """Return what the checks know an attack as: its name up to a comma, one of `ATTACKS`.
+    """Return the attack that a name stands for, up to a comma: one of `ATTACKS`.
 
     >>> _word("Carlini & Wagner"), _word("pgd, DLR loss")
     ('CWL2', 'PGD')
@@ -218,7 +218,7 @@ def _word(attack: str) -> str:
 
 
 def _decimal(value: object, name: str) -> float:
-    """Return a number, also of text such as 8/255."""
+    """Return a number, also from text such as 8/255."""
     try:
         if isinstance(value, str):
             return float(Fraction(value.strip()))

@@ -1,5 +1,5 @@
 """Reports of a run folder: a page, Markdown and CSV."""
 
-from .writer import Written, write
+from .writer import ReportFiles, write
 
-__all__ = ["Written", "write"]
+__all__ = ["ReportFiles", "write"]

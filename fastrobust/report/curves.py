@@ -1,7 +1,6 @@
 """Curves of a run: the attacks' rates against the parameter that varies.
 
-They are drawn by matplotlib's object interface, so that no global setting is touched, and leave as
-SVG whose ink follows the page's colour.
+They are drawn by matplotlib's object interface, so that no global setting changes.
 """
 
 from itertools import cycle
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from .results import Result, Run, robust_at, smallest_breaks
-from .svg import COLOURS, INK, as_svg, dress, name_lines, side_by_side
+from .svg import COLOURS, INK, add_legend, as_svg, side_by_side, style_axes
 from .tables import VIEW_NAMES
 
 
@@ -19,13 +18,11 @@ def all_curves(run: Run) -> dict[str, str]:
     """Return an SVG for every parameter that varies, untargeted and targeted, by its name."""
     varied = dict.fromkeys(c.parameter for c in run.plan.cells if c.parameter)
     pairs = ((name, targeted) for name in varied for targeted in (False, True))
-    found = {
-        f"{'success' if targeted else 'accuracy'}-{name}": curves(
-            run, targeted=targeted, parameter=name
-        )
+    return {
+        f"{'success' if targeted else 'accuracy'}-{name}": svg
         for name, targeted in pairs
+        if (svg := curves(run, targeted=targeted, parameter=name)) is not None
     }
-    return {name: svg for name, svg in found.items() if svg is not None}
 
 
 def curves(run: Run, *, targeted: bool, parameter: str = "eps") -> str | None:
@@ -37,23 +34,25 @@ def curves(run: Run, *, targeted: bool, parameter: str = "eps") -> str | None:
     figure, panels = side_by_side(len(models), sharey=True)
     colours = _colours(run, parameter)
     for axes, model in zip(panels, models, strict=True):
-        own = [result for result in results if result.cell.model == model]
+        of_model = [result for result in results if result.cell.model == model]
         for (column, view), colour in colours.items():
             # Two tables may share a point.
-            points = {r.value: r for r in own if (r.cell.column, r.cell.view) == (column, view)}
+            points = {
+                r.value: r for r in of_model if (r.cell.column, r.cell.view) == (column, view)
+            }
             if points:
                 label = f"{column} ({VIEW_NAMES[view]})"
                 _line(axes, list(points.values()), label, colour, thick=view == "class")
         if not targeted and parameter == "eps":
-            _worst_case(axes, own)
-        _dress(axes, model, parameter)
+            _worst_case(axes, of_model)
+        _finish(axes, model, parameter)
     panels[0].set_ylabel("targeted success" if targeted else "accuracy", color=INK)
-    name_lines(figure)
+    add_legend(figure)
     return as_svg(figure)
 
 
 def _colours(run: Run, parameter: str) -> dict[tuple[str, str], str]:
-    """Give every attack of the plan its colour, the same one in all figures of a parameter."""
+    """Return the colour of every attack, the same one in all figures of a parameter."""
     names = dict.fromkeys((c.column, c.view) for c in run.plan.cells if c.parameter == parameter)
     return dict(zip(names, cycle(COLOURS), strict=False))
 
@@ -71,18 +70,18 @@ def _line(axes: Axes, points: list[Result], label: str, colour: str, *, thick: b
 
 
 def _worst_case(axes: Axes, results: list[Result]) -> None:
-    """Draw the accuracy left at every eps of any grid, and without attack at 0."""
+    """Draw the worst-case accuracy at every eps of any grid, and the clean accuracy at 0."""
     radius = smallest_breaks(results)
     eps = [0.0, *sorted({result.value for result in results})]
     left = [robust_at(radius, value).value for value in eps]
     axes.plot(eps, left, color=INK, linestyle=(0, (4, 2)), linewidth=1.3, label="worst case")
 
 
-def _dress(axes: Axes, title: str, parameter: str) -> None:
+def _finish(axes: Axes, title: str, parameter: str) -> None:
     axes.set_ylim(-0.03, 1.03)
     if parameter == "initial_const":  # the paper's grid goes by powers of ten
         axes.set_xscale("log")
     else:
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-    dress(axes, title, parameter)
+    style_axes(axes, title, parameter)

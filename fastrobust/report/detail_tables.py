@@ -1,10 +1,10 @@
-"""The tables of words and counts: what the attacks are, how far they go, what they cost."""
+"""Tables of text: parameters, distances and costs of the attacks."""
 
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, cast
 
-from .. import attacks
+from ..attacks import from_repr
 from ..runs.plan import Cell
 from ..utils.text import TextTable
 from .flags import LEGEND
@@ -15,13 +15,13 @@ FIRST_SUCCESS = "first success"
 
 
 def attack_tables(run: Run) -> list[TextTable]:
-    """Return Tables 1 and 2: what varies and what is held constant, read off the attacks."""
+    """Return Tables 1 and 2: the parameters that vary and those held constant."""
     columns: dict[tuple[str, str], dict[str, dict[str, None]]] = {}
     varied: dict[tuple[str, str], str] = {}
     for cell in run.plan.cells:
         if cell.attack is None or cell.parameter is None:
             continue
-        attack = attacks.from_repr(cell.attack)
+        attack = from_repr(cell.attack)
         name = (cell.column, VIEW_NAMES[cell.view])
         letter = LETTERS.get(cell.parameter)
         varied[name] = f"{cell.parameter} ({letter})" if letter else cell.parameter
@@ -34,7 +34,7 @@ def attack_tables(run: Run) -> list[TextTable]:
         name: ", ".join(f"{field} {' / '.join(values)}" for field, values in constants.items())
         for name, constants in columns.items()
     }
-    head = ("attack", "view")
+    head = ("attack", "protocol")
     return [
         TextTable(
             "Table 1. Parameters changed for each attack",
@@ -55,29 +55,29 @@ def attack_tables(run: Run) -> list[TextTable]:
 def distances(run: Run) -> TextTable:
     """Return the median L2 and Linf of the successes, a column per classifier (section 5.5)."""
     models = run.plan.models
-    places: dict[tuple[object, ...], dict[str, str]] = {}
+    by_attack: dict[tuple[object, ...], dict[str, str]] = {}
     for result in run.results:
         cell = result.cell
         if cell.attack is not None:
             view = VIEW_NAMES[cell.view] + (", transferred" if cell.source else "")
-            place = (cell.table, cell.column, view, cell.parameter, cell.value)
-            places.setdefault(place, {})[cell.model] = _distance(result)
+            attack = (cell.table, cell.column, view, cell.parameter, cell.value)
+            by_attack.setdefault(attack, {})[cell.model] = _distance(result)
     rows = (
         (
             str(table),
             str(column),
             str(view),
             f"{parameter} {value}",
-            *(own.get(m, "-") for m in models),
+            *(by_model.get(m, "-") for m in models),
         )
-        for (table, column, view, parameter, value), own in places.items()
+        for (table, column, view, parameter, value), by_model in by_attack.items()
     )
     return TextTable(
         "Median distances of the successes",
-        "L2 / Linf in pixels of [0, 1], over the images on which the attack succeeded; a dash "
-        f"where it never did. '{FIRST_SUCCESS}': the attack stopped there, so that its distances "
-        "are not minimal and not shown.",
-        ("table", "attack", "view", "parameter", *models),
+        "L2 / Linf with pixels in [0, 1], over the images on which the attack succeeded; a dash if "
+        f"it never did. '{FIRST_SUCCESS}': the attack stopped at its first success, so its "
+        "distances are not minimal and not shown.",
+        ("table", "attack", "protocol", "parameter", *models),
         tuple(rows),
     )
 
@@ -99,10 +99,10 @@ def cost_sums(run: Run) -> TextTable:
         rows.append(("in total", *_sums(run.results)))
     return TextTable(
         "Cost",
-        "Network evaluations, a forward and a backward pass of one image counting one each: as "
-        "the algorithms are written (naive), and as they were run (executed). A cell that stands "
-        "in two tables was measured once and counts once in total.",
-        ("table", "cells", "seconds", *_EVALUATIONS),
+        "Network evaluations; a forward and a backward pass of one image count one each. Naive: as "
+        "the algorithms are written. Executed: as they ran. A number that is in two tables was "
+        "measured once and counts once in total.",
+        ("table", "numbers", "seconds", *_EVALUATIONS),
         tuple(rows),
     )
 
@@ -125,7 +125,7 @@ def _evaluations(naive: int | None, executed: int | None) -> tuple[str, str, str
 
 
 def costs(run: Run) -> TextTable:
-    """Return seconds and network evaluations of every cell."""
+    """Return seconds and network evaluations of every number."""
     rows = []
     for result in run.results:
         cell, facts = result.cell, result.facts
@@ -137,8 +137,8 @@ def costs(run: Run) -> TextTable:
             "-" if stalled is None else str(stalled),
         ))  # fmt: skip
     return TextTable(
-        "Cost per cell",
-        "Stalled: images on which the attack ended early, since nothing moved it any more.",
+        "Cost of each number",
+        "Stalled: images on which the attack ended early because its iterate no longer changed.",
         ("table", "attack", "model", "seconds", *_EVALUATIONS, "stalled"),
         tuple(rows),
     )

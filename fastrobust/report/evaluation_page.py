@@ -1,28 +1,27 @@
-"""What an evaluation says: sentences, tables, a page, a JSON and the images themselves."""
+"""An evaluation as sentences, tables and a page."""
 
-import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..evaluation.evaluation import Evaluation
-from ..evaluation.files import as_json
+from ..evaluation import files
+from ..evaluation.results import Evaluation
 from ..runs.folder import save_npz
 from ..utils import atomic
 from ..utils.text import TextTable
-from .galleries import Picture, png
+from . import pages
+from .pictures import Picture, png
 
 NORMS = {"linf": "L-infinity", "l2": "L2"}
 _SHOWN = 10  # images of the page, one per class at most
 
 
 @dataclass(frozen=True)
-class Written:
+class EvaluationFiles:
     """Where the files of an evaluation are."""
 
     page: Path
@@ -30,154 +29,120 @@ class Written:
     images: Path
 
 
-def sentences(found: Evaluation) -> list[str]:
-    """Return what there is to say first: the number, and whether to believe it."""
-    low, high = found.interval
-    ball = f"{NORMS[found.facts['norm']]} {found.facts['eps']:g}"
-    said = [
-        f"At most {found.robust_accuracy:.1%} [{low:.1%}, {high:.1%}] of {len(found.broken)} "
-        f"images keep their label within {ball}; without an attack {found.clean_accuracy:.1%} do."
+def sentences(evaluation: Evaluation) -> list[str]:
+    """Return the robust accuracy and whether to believe it, in sentences."""
+    low, high = evaluation.interval
+    ball = f"{NORMS[evaluation.facts['norm']]} {evaluation.facts['eps']:g}"
+    lines = [
+        f"Robust accuracy within {ball}: at most {evaluation.robust_accuracy:.1%} "
+        f"[{low:.1%}, {high:.1%}] of {len(evaluation.broken)} images. Clean accuracy: "
+        f"{evaluation.clean_accuracy:.1%}."
     ]
-    if found.facts["averaged"]:
-        said.append("The model is random: attacks and decisions are on the mean of 8 answers.")
-    if not found.checks:
-        return [*said, "Nothing was checked: whether to believe it is open."]
-    fails, warnings = (
-        [check.name for check in found.checks if check.verdict == verdict]
-        for verdict in ("fail", "warn")
-    )
+    if evaluation.facts["averaged"]:
+        lines.append("The model is random: attacks and decisions use the mean of 8 calls.")
+    if not evaluation.checks:
+        return [*lines, "No checks were run."]
+    fails, warnings = evaluation.names("fail"), evaluation.names("warn")
     if fails:
-        said.append(f"Do not believe it: {_count(fails, 'check fails', 'checks fail')}.")
+        lines.append(f"Do not believe it: {_count(fails, 'check fails', 'checks fail')}.")
     else:
-        said.append(f"None of {len(found.checks)} checks fails.")
+        lines.append(f"None of {len(evaluation.checks)} checks fails.")
     if warnings:
-        said.append(f"Look at {_count(warnings, 'warning', 'warnings')}.")
-    return said
+        lines.append(f"Look at {_count(warnings, 'warning', 'warnings')}.")
+    return lines
 
 
-def attack_table(found: Evaluation) -> TextTable:
-    """Return a row per attack, in the order in which they were run."""
-    rows, standing = [], int(found.correct.sum())
-    total = len(found.broken)
-    rows.append(("none", str(total), str(total - standing), f"{standing / total:.3f}", "", ""))
-    for one in found.contributions:
-        standing -= one.broke
-        rows.append(
-            (
-                one.name,
-                str(one.tried),
-                str(one.broke),
-                f"{standing / total:.3f}",
-                f"{one.evaluations:,}",
-                f"{one.seconds:.1f}",
-            )
-        )
+def attack_table(evaluation: Evaluation) -> TextTable:
+    """Return a row per attack, in the order in which they ran."""
+    total, left = len(evaluation.broken), int(evaluation.correct.sum())
+    rows = [("none", str(total), str(total - left), f"{left / total:.3f}", "", "")]
+    for part in evaluation.contributions:
+        left -= part.broke
+        counts = part.name, str(part.tried), str(part.broke), f"{left / total:.3f}"
+        rows.append((*counts, f"{part.evaluations:,}", f"{part.seconds:.1f}"))
     return TextTable(
         "Attacks",
-        "Each is run on the images that still stand. An evaluation of the network is a forward or "
-        "a backward of one image.",
-        ("attack", "tried", "broke", "accuracy left", "evaluations", "seconds"),
+        "Each attack runs on the images that no earlier one broke. An evaluation of the network is "
+        "a forward or a backward pass of one image.",
+        ("attack", "tried", "broke", "robust accuracy", "evaluations", "seconds"),
         tuple(rows),
     )
 
 
-def check_table(found: Evaluation) -> TextTable:
-    """Return a row per check; advice stands where there is something to do."""
-    rows = tuple(
-        (
-            check.verdict,
-            check.name,
-            check.found,
-            check.advice if check.verdict in ("warn", "fail") else "",
-        )
-        for check in found.checks
-    )
+def check_table(evaluation: Evaluation) -> TextTable:
+    """Return a row per check, with advice after a warning or a failure."""
+    rows = (
+        (check.verdict, check.name, check.found,
+         check.advice if check.verdict in ("warn", "fail") else "")
+        for check in evaluation.checks
+    )  # fmt: skip
     return TextTable(
         "Checks",
-        "A check that fails says that the number above is not the model's robustness.",
+        "If a check fails, the accuracy above should not be taken as the model's robustness.",
         ("", "check", "found", "advice"),
-        rows,
+        tuple(rows),
     )
 
 
-def tables(found: Evaluation) -> list[TextTable]:
+def tables(evaluation: Evaluation) -> list[TextTable]:
     """Return the tables of an evaluation for a terminal."""
-    return [attack_table(found), *([check_table(found)] if found.checks else [])]
+    checks = [check_table(evaluation)] if evaluation.checks else []
+    return [attack_table(evaluation), *checks]
 
 
-def page(found: Evaluation, x: Tensor, y: Tensor, title: str) -> str:
-    """Return the self-contained HTML page of an evaluation of images x (N, C, H, W)."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fastrobust.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    attacks = attack_table(found)
-    return environment.get_template("evaluation.html.j2").render(
+def page(
+    evaluation: Evaluation, title: str, pictures: Sequence[tuple[Picture, Picture]] = ()
+) -> str:
+    """Return the self-contained HTML page of an evaluation with some pairs of pictures."""
+    return pages.render(
+        "evaluation.html.j2",
         title=title,
-        found=found,
-        sentences=sentences(found),
-        attacks=attacks,
-        checks=found.checks,
-        check_table=check_table(found),
-        pictures=_pictures(found, x, y),
+        evaluation=evaluation,
+        sentences=sentences(evaluation),
+        attacks=attack_table(evaluation),
+        check_table=check_table(evaluation),
+        pictures=pictures,
     )
 
 
 def write(
-    found: Evaluation,
-    x: Tensor,
-    y: Tensor,
-    out: str | os.PathLike[str],
-    title: str,
-) -> Written:
+    evaluation: Evaluation, x: Tensor, y: Tensor, out: str | os.PathLike[str], title: str
+) -> EvaluationFiles:
     """Write ``evaluation.html``, ``evaluation.json`` and ``evaluation.npz`` into a folder.
 
     Args:
-        found: The evaluation.
+        evaluation: The evaluation.
         x: Its images (N, C, H, W).
         y: Their labels (N,).
         out: The folder.
         title: What was evaluated, in a few words.
     """
-    root = Path(out)
-    written = Written(*(root / f"evaluation.{kind}" for kind in ("html", "json", "npz")))
-    text = page(found, x, y, title)
-    atomic.replace(written.page, lambda path: path.write_text(text, encoding="utf-8"))
-    content = json.dumps({"title": title, **as_json(found)}, indent=1) + "\n"
-    atomic.replace(written.json, lambda path: path.write_text(content, encoding="utf-8"))
+    html, images = (Path(out) / f"evaluation.{kind}" for kind in ("html", "npz"))
+    text = page(evaluation, title, _pictures(evaluation, x, y))
+    atomic.replace(html, lambda path: path.write_text(text, encoding="utf-8"))
     columns = {
-        "adversarial": found.adv, "label": y, "decision": found.decision, "broken": found.broken,
+        "adversarial": evaluation.adv, "label": y, "decision": evaluation.decision,
+        "broken": evaluation.broken,
     }  # fmt: skip
-    save_npz(written.images, {name: _numpy(column) for name, column in columns.items()})
-    return written
+    save_npz(images, {name: column.detach().cpu().numpy() for name, column in columns.items()})
+    return EvaluationFiles(html, files.write(evaluation, Path(out), title), images)
 
 
-def _pictures(found: Evaluation, x: Tensor, y: Tensor) -> list[tuple[Picture, Picture]]:
-    """Return the first image of every class that an attack broke, clean and broken."""
+def _pictures(evaluation: Evaluation, x: Tensor, y: Tensor) -> list[tuple[Picture, Picture]]:
+    """Return the first broken image of every class, clean and adversarial."""
     if x.dim() != 4 or x.shape[1] not in (1, 3) or x.min() < 0 or x.max() > 1:
         return []
     pairs = []
     for label in torch.unique(y)[:_SHOWN].tolist():
-        places = ((y == label) & (found.broken_by >= 0)).nonzero().flatten()
-        if len(places):
-            place = int(places[0])
-            name, other = str(label), str(int(found.decision[place]))
-            pairs.append(
-                (
-                    Picture(png(_numpy(x[place])), name, name, False),
-                    Picture(png(_numpy(found.adv[place])), name, other, True),
-                )
-            )
+        rows = ((y == label) & (evaluation.broken_by >= 0)).nonzero().flatten()
+        if len(rows):
+            row, name = int(rows[0]), str(label)
+            clean, adv = (png(images[row].detach().cpu().numpy()) for images in (x, evaluation.adv))
+            decision = str(int(evaluation.decision[row]))
+            pairs.append((Picture(clean, name, name, False), Picture(adv, name, decision, True)))
     return pairs
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
-    array: np.ndarray = tensor.detach().cpu().numpy()
-    return array
-
-
-def _count(names: list[str], one: str, many: str) -> str:
-    return f"{len(names)} {one if len(names) == 1 else many} ({', '.join(names)})"
+def _count(names: Sequence[str], singular: str, plural: str) -> str:
+    word = singular if len(names) == 1 else plural
+    return f"{len(names)} {word} ({', '.join(names)})"

@@ -1,62 +1,57 @@
-"""Says by itself when a number should not be believed.
+"""Flags the numbers of a run that should not be believed.
 
-The symptoms of masked gradients (Athalye, Carlini, Wagner 2018, arXiv:1802.00420, section 3.1): an
-attack that does worse with more budget, one step that beats many, images that no unbounded attack
-gets, a transfer that beats the white box, a success that is none.
+They are symptoms of masked gradients, by the rules of :mod:`fastrobust.evaluation.comparisons`. The
+attacks of a run see the same images, so it is known which ones each of them broke.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 
 from ..attacks import from_repr
+from ..evaluation.comparisons import Survival, beats, survivors
 from .results import Result, Run
+from .tables import Mark
 
-IMAGES_FORGIVEN = 2  # a difference of two images may be chance at any size of the sample
-
-
-@dataclass(frozen=True)
-class Mark:
-    """One reason to doubt one result: the sign in the table, and a sentence."""
-
-    sign: str
-    sentence: str
-
-
-Marks = dict[Result, tuple[Mark, ...]]
+Marks = Mapping[Result, tuple[Mark, ...]]
 
 # Attacks that may move an image as far as they like.
 UNBOUNDED = ("CWL2", "DeepFool", "FAB", "LBFGS", "ModifiedCWL2")
 
-CLAIMED, BUDGET, ONE_STEP, SURVIVORS, TRANSFER = "≠", "↑", "①", "∞", "⇄"
+CLAIMED, LARGER, ONE_STEP, SURVIVORS, TRANSFER = "≠", "↑", "①", "∞", "⇄"
 LEGEND = {
-    CLAIMED: "The attack's own test and the classifier's decision differ on some images.",
-    BUDGET: "More budget helps the defender, so the attack fails, not the classifier holds.",
-    ONE_STEP: "One step with no more budget does better than this iterative attack.",
-    SURVIVORS: "Nothing bounds this attack, yet it spares images: it measures itself.",
-    TRANSFER: "Images made against another classifier do better than the attack on this one.",
+    CLAIMED: "The attack's own success test and the classifier's decision differ on some images.",
+    LARGER: "A larger eps, c or m leaves higher robust accuracy: the attack fails.",
+    ONE_STEP: "A single step within the same eps is stronger than this iterative attack.",
+    SURVIVORS: "An unbounded attack fails on images that another attack or a guess would break.",
+    TRANSFER: "Images made on another classifier are stronger than the attack on this one.",
 }
 
 
-def find(run: Run) -> Marks:
+def find_flags(run: Run) -> Marks:
     """Return the marks of every result that has any."""
-    found: dict[Result, list[Mark]] = {}
-    for rule in (_claims, _budgets, _one_steps, _survivors, _transfers):
-        for result, mark in rule(run):
-            found.setdefault(result, []).append(mark)
-    return {result: tuple(marks) for result, marks in found.items()}
+    marks: dict[Result, list[Mark]] = {}
+    for rule in _RULES:
+        for result, sign, sentence in rule(run):
+            marks.setdefault(result, []).append(Mark(sign, sentence))
+    return {result: tuple(several) for result, several in marks.items()}
 
 
-def _claims(run: Run) -> Iterator[tuple[Result, Mark]]:
-    for result in run.select(source=None):  # the belief of a transfer is about its source
+Flag = tuple[Result, str, str]  # the result, the sign, a sentence
+
+
+def _claims(run: Run) -> Iterator[Flag]:
+    for result in run.select(source=None):  # a transfer's claims are about its source
         if result.cell.attack and (count := result.disagreements):
-            sentence = (
-                f"The attack's own test and the decision differ on {count} of "
-                f"{result.rate.count} images."
+            yield (
+                result,
+                CLAIMED,
+                (
+                    f"The attack's own success test and the decision differ on {count} of "
+                    f"{result.rate.count} images."
+                ),
             )
-            yield result, Mark(CLAIMED, sentence)
 
 
-def _budgets(run: Run) -> Iterator[tuple[Result, Mark]]:
+def _larger(run: Run) -> Iterator[Flag]:
     """Compare every result with the strongest one of its group at a smaller parameter."""
     groups: dict[tuple[object, ...], list[Result]] = {}
     for result in run.results:
@@ -67,42 +62,46 @@ def _budgets(run: Run) -> Iterator[tuple[Result, Mark]]:
     for members in groups.values():
         strongest, *rest = sorted(members, key=lambda r: r.value)
         for result in rest:
-            if _clearly_worse(result, than=strongest):
-                cell = result.cell
-                sentence = (
-                    f"{cell.parameter} = {result.value:g} gives the attack more room than "
-                    f"{strongest.value:g}, yet "
-                    f"{'targeted success falls' if cell.targeted else 'accuracy rises'} from "
-                    f"{strongest.rate.value:.3f} to {result.rate.value:.3f}."
+            if _loses(result, to=strongest):
+                metric = "targeted success falls" if result.cell.targeted else "accuracy rises"
+                yield (
+                    result,
+                    LARGER,
+                    (
+                        f"From {result.cell.parameter} = {strongest.value:g} to {result.value:g}, "
+                        f"{metric} from {strongest.rate.value:.3f} to {result.rate.value:.3f}."
+                    ),
                 )
-                yield result, Mark(BUDGET, sentence)
             strongest = min(strongest, result, key=lambda r: r.defended)
 
 
-def _one_steps(run: Run) -> Iterator[tuple[Result, Mark]]:
+def _one_steps(run: Run) -> Iterator[Flag]:
     """Compare every iterative result with the best one-step one of no larger eps."""
     by_eps = list(run.select(parameter="eps"))
     single = [result for result in by_eps if _is_one_step(result)]
     for result in by_eps:
         cell = result.cell
         rivals = (
-            one
-            for one in single
-            if (one.cell.table, one.cell.model) == (cell.table, cell.model)
-            and one.value <= result.value
+            rival
+            for rival in single
+            if (rival.cell.table, rival.cell.model) == (cell.table, cell.model)
+            and rival.value <= result.value
         )
         best = min(rivals, key=lambda r: r.defended, default=None)
-        if best is not None and not _is_one_step(result) and _clearly_worse(result, than=best):
-            sentence = (
-                f"{best.cell.column} reaches {best.rate.value:.3f} in one step at eps = "
-                f"{best.value:g}, {cell.column} only {result.rate.value:.3f} in many steps "
-                f"at eps = {result.value:g}."
+        if best is not None and not _is_one_step(result) and _loses(result, to=best):
+            yield (
+                result,
+                ONE_STEP,
+                (
+                    f"{best.cell.column} reaches {best.rate.value:.3f} in one step at eps = "
+                    f"{best.value:g}, {cell.column} only {result.rate.value:.3f} in many steps "
+                    f"at eps = {result.value:g}."
+                ),
             )
-            yield result, Mark(ONE_STEP, sentence)
 
 
-def _survivors(run: Run) -> Iterator[tuple[Result, Mark]]:
-    """Look for images that an unbounded attack spares: more than a guess would, or a rival does."""
+def _survivors(run: Run) -> Iterator[Flag]:
+    """Look for images that an unbounded attack fails on: more than a guess would, or a rival."""
     guess = 1 / len(run.facts["data"]["class_names"])
     for result in run.results:
         cell, rate = result.cell, result.rate.value
@@ -111,30 +110,33 @@ def _survivors(run: Run) -> Iterator[tuple[Result, Mark]]:
         rivals = (r for r in run.select(model=cell.model, targeted=cell.targeted) if r.cell.attack)
         best = min(rivals, key=lambda r: r.defended)
         better = ""
-        if _clearly_worse(result, than=best):
+        if _loses(result, to=best):
             better = f"{best.cell.words} {'reaches' if cell.targeted else 'leaves'} "
             better += f"{best.rate.value:.3f}."
         if cell.targeted and better:
-            sentence = f"Only {rate:.3f} reach their target at any distance. {better}"
-            yield result, Mark(SURVIVORS, sentence)
-        elif not cell.targeted and result.rate.interval[0] > guess:
-            sentence = f"Accuracy stays at {rate:.3f} at any distance, a guess has {guess:.3f}."
-            yield result, Mark(SURVIVORS, f"{sentence} {better}".strip())
+            yield result, SURVIVORS, f"Without a bound only {rate:.3f} reach their target. {better}"
+        elif not cell.targeted and survivors(_survival(result), guess) == "fail":
+            sentence = f"Without a bound accuracy stays at {rate:.3f}, a guess has {guess:.3f}."
+            yield result, SURVIVORS, f"{sentence} {better}".strip()
 
 
-def _transfers(run: Run) -> Iterator[tuple[Result, Mark]]:
-    """Compare every transfer with the same attack on the judged classifier, and mark both."""
+def _transfers(run: Run) -> Iterator[Flag]:
+    """Compare every transfer with the same attack on the victim, and flag both."""
     for result in run.results:
         twin = run.twin(result)
-        if twin is not None and _clearly_worse(twin, than=result):
+        if twin is not None and _loses(twin, to=result):
             cell = result.cell
-            kind = "success" if cell.targeted else "accuracy"
+            metric = "success" if cell.targeted else "accuracy"
             sentence = (
-                f"Made against {cell.source}, {cell.words} brings {cell.model} to {kind} "
-                f"{result.rate.value:.3f}; made against {cell.model} itself, to "
-                f"{twin.rate.value:.3f}."
+                f"Made on {cell.source}, {cell.words} brings {cell.model} to {metric} "
+                f"{result.rate.value:.3f}; made on {cell.model} itself, to {twin.rate.value:.3f}."
             )
-            yield from ((one, Mark(TRANSFER, sentence)) for one in (result, twin))
+            yield from ((flagged, TRANSFER, sentence) for flagged in (result, twin))
+
+
+_RULES: tuple[Callable[[Run], Iterator[Flag]], ...] = (
+    _claims, _larger, _one_steps, _survivors, _transfers,
+)  # fmt: skip
 
 
 def _is_one_step(result: Result) -> bool:
@@ -142,9 +144,10 @@ def _is_one_step(result: Result) -> bool:
     return attack is not None and getattr(from_repr(attack), "steps", None) == 1
 
 
-def _clearly_worse(result: Result, than: Result) -> bool:
-    """Say whether the attacker loses more than two images and more than the interval."""
-    lost = result.defended - than.defended
-    low, high = than.rate.interval
-    outside = not low <= result.rate.value <= high
-    return lost * result.rate.count > IMAGES_FORGIVEN + 1e-9 and outside
+def _survival(result: Result) -> Survival:
+    return Survival.of(result.rows["success"] if result.cell.targeted else result.broken)
+
+
+def _loses(result: Result, to: Result) -> bool:
+    """Return whether an attack that may do less does better, see ``comparisons.beats``."""
+    return beats(_survival(to), _survival(result)) == "fail"

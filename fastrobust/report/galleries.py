@@ -1,26 +1,13 @@
-"""Galleries of adversarial images, as in the paper's Figures 1 to 3; PNG at one pixel per pixel."""
+"""Galleries of adversarial images, as in the paper's Figures 1 to 3."""
 
-import base64
-import io
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.image import imsave
 
+from ..paper.columns import CE, CODED
 from ..runs import bisection
+from .pictures import Picture, png
 from .results import Result, Run
-
-TOP, BOTTOM = "O:SOFTMAX:CE", "R:TANH:MSE"  # the rows of the paper's galleries
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image of a gallery: its PNG as a data address, and what it shows."""
-
-    address: str
-    label: str
-    decision: str
-    hit: bool
 
 
 @dataclass(frozen=True)
@@ -42,17 +29,17 @@ class Gallery:
 
 def galleries(run: Run) -> list[Gallery]:
     """Return the paper's Figures 1 to 3 from the first images of the stored cells."""
-    both = (TOP, BOTTOM)
+    both = (CE, CODED)  # the rows of the paper's galleries
     shown = (
         (1, "Targeted attack of Madry et al.", [found_by_search(run, model) for model in both]),
         (2, "Targeted Momentum Iterative Method", [_at(run, "MIM", model) for model in both]),
-        (3, "Targeted modified CWL2", [_at(run, "modified CWL2", BOTTOM)]),
+        (3, "Targeted modified CWL2", [_at(run, "modified CWL2", CODED)]),
     )
-    found = []
+    figures = []
     for number, title, results in shown:
         strips = (Strip(result, _pictures(run, result)) for result in results if result)
-        found.append(Gallery(number, title, tuple(strips)))
-    return [gallery for gallery in found if gallery.strips]
+        figures.append(Gallery(number, title, tuple(strips)))
+    return [figure for figure in figures if figure.strips]
 
 
 def found_by_search(run: Run, model: str) -> Result | None:
@@ -60,8 +47,8 @@ def found_by_search(run: Run, model: str) -> Result | None:
 
     Those of Figure 1's search if there are any, else of the grid of Table 5.
     """
-    own = list(run.select(targeted=True, column="Madry", model=model, source=None))
-    by_value = {r.value: r for r in own if r.cell.probe} or {r.value: r for r in own}
+    madry = list(run.select(targeted=True, column="Madry", model=model, source=None))
+    by_value = {r.value: r for r in madry if r.cell.probe} or {r.value: r for r in madry}
     eps = bisection.outcome(by_value, {value: r.rate.value for value, r in by_value.items()})
     return None if eps is None else by_value[eps]
 
@@ -75,22 +62,13 @@ def _pictures(run: Run, result: Result) -> tuple[Picture, ...]:
     images = run.folder.read_images(result.key)["adversarial"]
     names = run.facts["data"]["class_names"]
     labels = result.rows["label"][: len(images)]
-    places = [int(np.flatnonzero(labels == label)[0]) for label in np.unique(labels)]
+    rows = [int(np.flatnonzero(labels == label)[0]) for label in np.unique(labels)]
     return tuple(
         Picture(
-            png(images[place]),
-            names[labels[place]],
-            names[result.rows["decision"][place]],
-            bool(result.rows["success"][place]),
+            png(images[row]),
+            names[labels[row]],
+            names[result.rows["decision"][row]],
+            bool(result.rows["success"][row]),
         )
-        for place in places[:10]
+        for row in rows[:10]
     )
-
-
-def png(image: np.ndarray) -> str:
-    """Return an image (C, H, W) with pixels in [0, 1] as a data address."""
-    pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
-    pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-    buffer = io.BytesIO()
-    imsave(buffer, np.ascontiguousarray(pixels), format="png")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

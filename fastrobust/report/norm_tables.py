@@ -10,11 +10,11 @@ Reports = Mapping[str, LipschitzReport]  # by the classifier's name
 
 LEGEND = (
     "Norm: as in Figure 4, with circular padding. Log chain: logarithm of the paper's Lambda^l, "
-    "the product of the norms up to here. Folded: with what scales its input, a batch norm or "
-    "1 / std of the images, multiplied in. Scale-free: from one normalised signal to the next. "
+    "the product of the norms up to this layer. Folded: including the scale of its input, from a "
+    "batch norm or 1 / std of the images. Scale-free: from one normalised signal to the next. "
     "Bound: folded, for zero padding."
 )
-_ALWAYS = ("conv", "linear", "codewords")  # the other layers are named where they count
+_ALWAYS = ("conv", "linear", "codewords")  # other layers are listed if their bound is not 1
 
 
 def layer_table(name: str, report: LipschitzReport) -> TextTable:
@@ -50,7 +50,8 @@ def convolution_table(reports: Reports) -> TextTable:
     }
     rows = []
     for number, layer in enumerate(first):
-        numbers = (f"{own[number].raw:.3f} / {own[number].scale_free:.3f}" for own in same.values())
+        layers = (convolutions[number] for convolutions in same.values())
+        numbers = (f"{layer.raw:.3f} / {layer.scale_free:.3f}" for layer in layers)
         rows.append((str(number + 1), layer.name.removeprefix("net."), *numbers))
     return TextTable(
         "Figure 4 in numbers",
@@ -61,7 +62,7 @@ def convolution_table(reports: Reports) -> TextTable:
 
 
 def totals(reports: Reports) -> TextTable:
-    """Return the bounds of whole classifiers, and what images say beside them if there were any."""
+    """Return the bounds of whole classifiers, with lower bounds and radii if images were given."""
     seen = any(report.lower_bound is not None for report in reports.values())
     rows = []
     for name, report in reports.items():
@@ -77,21 +78,20 @@ def totals(reports: Reports) -> TextTable:
     )
     if seen:
         caption += (
-            " The largest stretch is that of the Jacobian at the images that were given: no bound "
-            "lies below it. An image keeps its decision within the certified radius, margin / "
-            "(sqrt(2) bound)."
+            " The largest Jacobian norm is measured at the images and is a lower bound. An image "
+            "keeps its decision within the certified radius, margin / (sqrt(2) bound)."
         )
     head = ("model", "largest norm", "bound", "log10 bound")
     return TextTable(
         "Lipschitz bounds of the class scores",
         caption,
-        (*head, "largest stretch", "median radius") if seen else head,
+        (*head, "largest Jacobian norm", "median radius") if seen else head,
         tuple(rows),
     )
 
 
 def _seen(report: LipschitzReport) -> list[str]:
-    """Return the largest stretch and the median radius, dashes without images."""
+    """Return the largest Jacobian norm and the median radius, dashes without images."""
     if report.images is None or report.lower_bound is None:
         return ["-", "-"]
     return [f"{report.lower_bound:.3g}", f"{float(report.images.radius.median()):.3g}"]
@@ -118,7 +118,7 @@ def _log10(log: float) -> str:
 
 
 def summary(reports: Reports) -> list[TextTable]:
-    """Return the tables of whole classifiers: the inequality's only where it was measured."""
+    """Return the tables of whole classifiers; that of the inequality only if it was measured."""
     measured = any(report.inequalities for report in reports.values())
     return [totals(reports), *([inequality_table(reports)] if measured else [])]
 

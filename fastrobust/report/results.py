@@ -1,4 +1,4 @@
-"""Reads a run folder and turns its rows into rates: the one place where a report gets numbers."""
+"""Reads a run folder and turns its rows into rates: the only source of a report's numbers."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluation import files
-from ..evaluation.files import Verdict
+from ..evaluation.files import StoredEvaluation
 from ..paper import printed
 from ..paper.columns import ASIDE
 from ..runs.folder import RunFolder, StoredCell
@@ -46,37 +46,37 @@ class Result:
 
     @property
     def broken(self) -> np.ndarray:
-        """Flags (N,): the image is not decided as its true label any more."""
+        """Flags (N,): the decision is not the true label."""
         return self.rows["decision"] != self.rows["label"]
 
     @property
     def defended(self) -> float:
-        """The share that the attacker did not get: comparable over both kinds of attack."""
+        """Share of the images that the attack did not break, targeted or not."""
         return 1 - self.rate.value if self.cell.targeted else self.rate.value
 
     @property
     def claims(self) -> Rate:
-        """The share of images on which the attack believes that it succeeded."""
+        """Share of the images on which the attack's own test reports success."""
         return Rate.of(self.rows["claimed"])
 
     @property
     def false_claims(self) -> Rate:
-        """The share of images on which it believes so and the decision says otherwise."""
+        """Share of the images on which it does and the attack did not succeed."""
         return Rate.of(self.rows["claimed"] & ~self.rows["success"])
 
     @property
     def first_success(self) -> bool:
-        """Whether the attack stopped where it first succeeded: its distances are not minimal."""
+        """Whether the attack stopped at its first success: its distances are not minimal."""
         return bool(self.facts.get("first_success", False))
 
     @property
     def disagreements(self) -> int:
-        """Number of images on which the attack's belief and the decision differ."""
+        """Number of images on which the attack's own test and the decision differ."""
         return int((self.rows["claimed"] != self.rows["success"]).sum())
 
     @property
     def met(self) -> int:
-        """Number of images whose target is the clean decision: successes without any attack."""
+        """Number of images whose clean decision is already the target."""
         return int((self.rows["clean"] == self.rows["target"]).sum())
 
     def median(self, norm: str) -> float | None:
@@ -102,7 +102,7 @@ class Run:
         missing: Cells of the plan without a result; probes, of which a search leaves some out, are
             not counted.
         failures: Last failure of each cell of the plan that has none, as failures.jsonl has it.
-        verdicts: What evaluations in the folder leave of its classifiers.
+        evaluations: Evaluations of its classifiers.
     """
 
     folder: RunFolder
@@ -111,7 +111,7 @@ class Run:
     results: tuple[Result, ...]
     missing: tuple[Cell, ...]
     failures: tuple[dict[str, Any], ...]
-    verdicts: tuple[Verdict, ...] = ()
+    evaluations: tuple[StoredEvaluation, ...] = ()
 
     def select(self, **wanted: object) -> Iterator[Result]:
         """Yield the results whose cells have these values in these fields."""
@@ -120,7 +120,7 @@ class Run:
                 yield result
 
     def white_box(self, **wanted: object) -> Iterator[Result]:
-        """Yield those of `select` that attack the judged classifier itself, on a table's grid.
+        """Yield those of `select` that attack the classifier itself, on a table's grid.
 
         Transfers, the probes of a search and the tables aside are left out.
         """
@@ -129,7 +129,7 @@ class Run:
                 yield result
 
     def twin(self, result: Result) -> Result | None:
-        """Return a transfer's white-box twin: the same attack made against the judged classifier.
+        """Return the white-box result of a transfer: the same attack made on the victim itself.
 
         None where it is not measured, or `result` is no transfer.
         """
@@ -169,12 +169,12 @@ def read(out_dir: str | os.PathLike[str]) -> Run:
         elif not cell.probe:
             missing.append(cell)
     failures = tuple(record for record in folder.failures() if record["key"] in keys)
-    judged = tuple(files.read(out_dir, plan.models))
-    return Run(folder, facts, plan, tuple(results), tuple(missing), failures, judged)
+    evaluations = tuple(files.read(out_dir, plan.models))
+    return Run(folder, facts, plan, tuple(results), tuple(missing), failures, evaluations)
 
 
 def _printed(plan: Plan, cell: Cell) -> float | None:
-    """Return the paper's number at a cell's place; class view was not the paper's."""
+    """Return the paper's number for a cell; it did not attack class scores."""
     if cell.view != "paper":
         return None
     return printed.lookup(cell.table, plan.known_as, cell.model, cell.column, cell.value)
@@ -195,14 +195,14 @@ def smallest_breaks(results: Iterable[Result]) -> np.ndarray:
     radius: np.ndarray | None = None
     for result in results:
         rows = result.rows
-        found = np.where(result.broken, rows["linf"], np.inf)
-        found = np.where(rows["clean"] != rows["label"], 0.0, found)
-        radius = found if radius is None else np.minimum(radius, found)
+        broken_at = np.where(result.broken, rows["linf"], np.inf)
+        broken_at = np.where(rows["clean"] != rows["label"], 0.0, broken_at)
+        radius = broken_at if radius is None else np.minimum(radius, broken_at)
     if radius is None:
         raise ValueError("results must hold at least one result, got none")
     return radius
 
 
 def robust_at(radius: np.ndarray, eps: float) -> Rate:
-    """Return the accuracy left at budget `eps`; an image at eps itself may lie one rounding off."""
+    """Return the accuracy within `eps`, with a tolerance for rounding."""
     return Rate.of(radius > eps * (1 + 1e-5) + 1e-7)

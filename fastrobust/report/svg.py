@@ -1,4 +1,4 @@
-"""The look of every chart: colours, panels, legends, and SVG that follows the page."""
+"""The style of every chart: colours, panels, legends, and SVG in the text colour of the page."""
 
 import io
 
@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-# Colours that stay apart for colour-blind readers, on light and dark ground: M. Okabe, K. Ito,
+# Colours for colour-blind readers, on light and dark backgrounds: M. Okabe, K. Ito,
 # Color Universal Design, https://jfly.uni-koeln.de/color/
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8c8c8c")
-INK = "#010203"  # stands for the page's own text colour until the SVG is written
+INK = "#010203"  # placeholder for the text colour of the page
 
 
 def side_by_side(count: int, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
@@ -19,8 +19,8 @@ def side_by_side(count: int, *, sharey: bool = False) -> tuple[Figure, list[Axes
     return figure, list(figure.subplots(1, count, sharey=sharey, squeeze=False)[0])
 
 
-def name_lines(figure: Figure) -> None:
-    """Name every line once, below the panels."""
+def add_legend(figure: Figure) -> None:
+    """Add a legend below the panels, each line once."""
     lines = {str(line.get_label()): line for axes in figure.axes for line in axes.get_lines()}
     figure.legend(
         list(lines.values()), list(lines), loc="outside lower center", ncols=3, frameon=False,
@@ -28,10 +28,10 @@ def name_lines(figure: Figure) -> None:
     )  # fmt: skip
 
 
-def dress(axes: Axes, title: str, below: str) -> None:
-    """Give a panel its title, the words below it, and the look of all."""
+def style_axes(axes: Axes, title: str, x_label: str) -> None:
+    """Set the title, the label of the x axis and the style of a panel."""
     axes.set_title(title, color=INK, fontsize=10)
-    axes.set_xlabel(below, color=INK)
+    axes.set_xlabel(x_label, color=INK)
     axes.tick_params(colors=INK, labelsize=8)
     axes.grid(color=INK, alpha=0.12, linewidth=0.6)
     axes.set_facecolor("none")
@@ -41,7 +41,7 @@ def dress(axes: Axes, title: str, below: str) -> None:
 
 
 def as_svg(figure: Figure) -> str:
-    """Return a figure as SVG whose ink is the page's."""
+    """Return a figure as SVG in the text colour of the page."""
     buffer = io.StringIO()
     figure.patch.set_alpha(0)
     with rc_context({"svg.hashsalt": "fastrobust"}):  # ids that do not change from run to run
@@ -51,5 +51,5 @@ def as_svg(figure: Figure) -> str:
 
 
 def on_paper(svg: str) -> str:
-    """Return an SVG as it can stand in a file of its own: dark ink on white."""
+    """Return an SVG for a file of its own: dark on white."""
     return svg.replace("<svg ", '<svg style="color: #222; background: #fff" ', 1)

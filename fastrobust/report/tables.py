@@ -1,7 +1,7 @@
-"""The shapes of a table: rates of classifiers under attacks, and plain text.
+"""Tables of rates: classifiers under attacks.
 
-Every table of rates can end as text, laid out as in the paper for Markdown, or with a line per
-parameter value for a terminal; the page draws it from the richer shape.
+A table of rates becomes text, laid out as in the paper for Markdown, or with a line per parameter
+value for a terminal. The page draws it from the data classes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,23 +9,30 @@ from dataclasses import dataclass
 
 from ..utils.stats import Rate
 from ..utils.text import TextTable
-from .flags import Mark
 
-VIEW_NAMES = {"paper": "paper's view", "class": "class view"}
+VIEW_NAMES = {"paper": "paper's protocol", "class": "class scores"}
 LETTERS = {"initial_const": "c", "max_steps": "m"}  # as in the paper's Table 1
 COLUMNS_PER_BLOCK = 12  # columns side by side, as in the paper
 
 
 @dataclass(frozen=True)
+class Mark:
+    """One reason to doubt one result: the sign in the table, and a sentence."""
+
+    sign: str
+    sentence: str
+
+
+@dataclass(frozen=True)
 class Entry:
-    """One number of a table with what belongs beside it.
+    """One number of a table with its notes.
 
     Attributes:
         rate: The number.
-        defended: The share of images that the attacker did not get.
-        paper: What the paper prints at this place, None where it prints nothing.
+        defended: Share of the images that the attack did not break.
+        paper: The number that the paper prints, None if it prints none.
         marks: Reasons to doubt it.
-        notes: Short words below it, such as what the attack claims.
+        notes: Short notes below it, such as what the attack claims.
     """
 
     rate: Rate
@@ -53,12 +60,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Group:
-    """Some columns side by side: one attack, at one value of its parameter each.
+    """The columns of one attack, one value of its parameter each.
 
     Attributes:
-        name: What stands above them.
-        view: Beside the name: which view of the classifier the attack has; None where none has.
-        heads: What stands above each column.
+        name: Name of the attack.
+        view: The protocol of the attack, one of `VIEW_NAMES`; None if there is only one.
+        heads: Heading of each column.
         entries: For every classifier, an entry per column, None where nothing is measured yet.
     """
 
@@ -69,7 +76,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        """Name, and the view where it is not the paper's."""
+        """Name, and the protocol where it is not the paper's."""
         return f"{self.name} ({self.view})" if self.view == VIEW_NAMES["class"] else self.name
 
 
@@ -77,8 +84,12 @@ class Group:
 class RateTable:
     """A table of rates: one of the paper's with our numbers in it, or one like them.
 
-    `models` are the names of its lines: classifiers, under transfer ``source → classifier``. A
-    table is `turned` where classifiers are to be compared attack by attack: they stand across.
+    Attributes:
+        title: Its title.
+        caption: What the numbers are.
+        models: Names of its rows: classifiers, of transfers ``source → classifier``.
+        groups: Its columns.
+        turned: Whether classifiers are the columns and attacks the rows.
     """
 
     title: str
@@ -104,7 +115,7 @@ class RateTable:
         return tuple(map(tuple, blocks))
 
     def as_printed(self) -> Iterator[TextTable]:
-        """Yield the blocks as the paper lays them out: a line per classifier, unless turned."""
+        """Yield the blocks as the paper lays them out: a row per classifier, unless turned."""
         if self.turned:
             yield self.as_list()
             return
@@ -117,12 +128,12 @@ class RateTable:
             yield TextTable(self.title, self.caption, ("model", *heads), tuple(rows))
 
     def as_list(self) -> TextTable:
-        """Return the table turned round, narrow enough for a terminal: a column per classifier."""
+        """Return the table for a terminal: a column per classifier."""
         rows = []
         for group in self.groups:
-            for place, head in enumerate(group.heads):
-                entries = (group.entries[model][place] for model in self.models)
-                rows.append(("" if place else group.title, head, *map(_text, entries)))
+            for column, head in enumerate(group.heads):
+                entries = (group.entries[model][column] for model in self.models)
+                rows.append(("" if column else group.title, head, *map(_text, entries)))
         return TextTable(self.title, self.caption, ("attack", "", *self.models), tuple(rows))
 
 

@@ -7,15 +7,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from ..paper import printed
-from ..runs.plan import Cell
 from ..utils import atomic
 from ..utils.text import TextTable
-from . import curves, detail_tables, flags, galleries, norm_tables, rate_tables, results, summary
-from . import norms as spectra
+from . import (
+    curves,
+    detail_tables,
+    flags,
+    galleries,
+    norm_figure,
+    norm_tables,
+    norms,
+    pages,
+    rate_tables,
+    results,
+    summary,
+)
 from .claims import claims
+from .claims import norms as norm_claims
+from .claims.rates import Conclusion
 from .flags import Marks
 from .norm_tables import Reports
 from .results import Result, Run
@@ -23,8 +33,8 @@ from .svg import on_paper
 
 
 @dataclass(frozen=True)
-class Written:
-    """What `write` made: where the files are, and the tables for a terminal."""
+class ReportFiles:
+    """Where the files of a report are, and the tables for a terminal."""
 
     page: Path
     markdown: Path
@@ -33,11 +43,11 @@ class Written:
     tables: tuple[TextTable, ...]
 
 
-def write(out_dir: str | os.PathLike[str]) -> Written:
+def write(out_dir: str | os.PathLike[str]) -> ReportFiles:
     """Write ``report.html``, ``tables.md`` and ``tables.csv`` from a run folder, and into it.
 
-    The curves of the page stand by themselves, too, in ``pictures/``. Only the folder is read,
-    finished or not; gaps are shown as gaps.
+    The curves of the page are also in ``pictures/``, one file each. Only the folder is read,
+    finished or not; what is not measured is left empty.
 
     Args:
         out_dir: The run folder.
@@ -47,47 +57,41 @@ def write(out_dir: str | os.PathLike[str]) -> Written:
         CheckpointError: A classifier in it is.
     """
     run = results.read(out_dir)
-    marked = flags.find(run)
-    norms = spectra.of_run(run)
+    marks = flags.find_flags(run)
+    reports = norms.measure_norms(run)
     root = run.folder.root
-    lists = tuple(table.as_list() for table in rate_tables.rate_tables(run, marked))
-    written = Written(
-        root / "report.html", root / "tables.md", root / "tables.csv", root / "pictures", lists
+    tables = tuple(table.as_list() for table in rate_tables.rate_tables(run, marks))
+    files = ReportFiles(
+        root / "report.html", root / "tables.md", root / "tables.csv", root / "pictures", tables
     )
     pictures = curves.all_curves(run)
-    _write(written.page, page(run, marked, norms, pictures))
-    _write(written.markdown, markdown(run, marked, norms))
-    _write(written.csv, comma_separated(run, marked))
-    if figure_4 := spectra.picture(norms):
+    _write(files.page, page(run, marks, reports, pictures))
+    _write(files.markdown, markdown(run, marks, reports))
+    _write(files.csv, comma_separated(run, marks))
+    if figure_4 := norm_figure.draw(reports):
         pictures["norms"] = figure_4
     for name, svg in pictures.items():
-        _write(written.pictures / f"{name}.svg", on_paper(svg))
-    return written
+        _write(files.pictures / f"{name}.svg", on_paper(svg))
+    return files
 
 
-def page(run: Run, marked: Marks, norms: Reports, pictures: Mapping[str, str]) -> str:
+def page(run: Run, marks: Marks, reports: Reports, pictures: Mapping[str, str]) -> str:
     """Return the self-contained HTML page of a run with these curves, SVG by name."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fastrobust.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("report.html.j2").render(
+    return pages.render(
+        "report.html.j2",
         run=run,
-        marked=marked,
-        findings=summary.sentences(run, marked),
+        marked=marks,
+        findings=summary.sentences(run, marks),
         legend=flags.LEGEND,
         paper_source=printed.source() if run.plan.known_as in printed.DATA_SETS else None,
-        rate_tables=rate_tables.rate_tables(run, marked),
-        conclusions=_conclusions(run, norms),
+        rate_tables=rate_tables.rate_tables(run, marks),
+        conclusions=_conclusions(run, reports),
         curves=list(pictures.values()),
         galleries=galleries.galleries(run),
-        norms=spectra.picture(norms),
-        norms_caveat=spectra.CAVEAT,
-        norm_summary=norm_tables.summary(norms) if norms else [],
-        norm_table=norm_tables.convolution_table(norms) if norms else None,
+        norms=norm_figure.draw(reports),
+        norms_caveat=norm_claims.CAVEAT,
+        norm_summary=norm_tables.summary(reports) if reports else [],
+        norm_table=norm_tables.convolution_table(reports) if reports else None,
         attack_tables=detail_tables.attack_tables(run),
         distances=detail_tables.distances(run),
         cost_sums=detail_tables.cost_sums(run),
@@ -95,7 +99,7 @@ def page(run: Run, marked: Marks, norms: Reports, pictures: Mapping[str, str]) -
     )
 
 
-def markdown(run: Run, marked: Marks, norms: Reports) -> str:
+def markdown(run: Run, marks: Marks, reports: Reports) -> str:
     """Return every table of a run in Markdown."""
     plan = run.plan
     lines = [
@@ -104,55 +108,57 @@ def markdown(run: Run, marked: Marks, norms: Reports) -> str:
         "Rates with Wilson 95% intervals.",
     ]
     if plan.precision != "fp32":
-        lines += ["", f"Attacks searched in {plan.precision}; decisions are float32's."]
-    if drawn := _conclusions(run, norms):
+        lines += ["", f"Attacks ran in {plan.precision}; success was verified in fp32."]
+    if conclusions := _conclusions(run, reports):
         lines += ["", "## The paper's conclusions", ""]
-        lines += [f"- {one.section}: {one.sentence}" for one in drawn]
-    rates = [text for table in rate_tables.rate_tables(run, marked) for text in table.as_printed()]
-    words = (
+        lines += [f"- {one.section}: {one.sentence}" for one in conclusions]
+    rates = [text for table in rate_tables.rate_tables(run, marks) for text in table.as_printed()]
+    tables = [
+        *rates,
+        *_norm_tables(reports),
         detail_tables.legend(),
         *detail_tables.attack_tables(run),
         detail_tables.distances(run),
-    )
-    for table in (
-        *rates,
-        *_norm_tables(norms),
-        *words,
         detail_tables.cost_sums(run),
         detail_tables.costs(run),
-    ):
+    ]
+    for table in tables:
         lines += ["", f"## {table.title}", ""]
         lines += [table.caption, ""] if table.caption else []
         lines.append("| " + " | ".join(table.head) + " |")
         lines.append("|" + " --- |" * len(table.head))
         lines += ["| " + " | ".join(row) + " |" for row in table.rows]
-    if marked:
-        lines += ["", "## What the marks say", ""]
-        for result, found in marked.items():
-            lines += [f"- {mark.sign} {_place(result.cell)}: {mark.sentence}" for mark in found]
+    if marks:
+        lines += ["", "## Marked numbers", ""]
+        for result, several in marks.items():
+            cell = result.cell
+            where = f"Table {cell.table}, {cell.words}, {cell.line}"
+            lines += [f"- {mark.sign} {where}: {mark.sentence}" for mark in several]
     return "\n".join(lines) + "\n"
 
 
-def _conclusions(run: Run, norms: Reports) -> list[claims.Conclusion]:
-    found = spectra.conclusion(norms)
-    return [*claims.of(run), found] if found else claims.of(run)
+def _conclusions(run: Run, reports: Reports) -> list[Conclusion]:
+    of_norms = norm_claims.conclusion(reports)
+    return [*claims.of_run(run), *([of_norms] if of_norms else [])]
 
 
-def _norm_tables(norms: Reports) -> list[TextTable]:
-    return [*norm_tables.summary(norms), norm_tables.convolution_table(norms)] if norms else []
+def _norm_tables(reports: Reports) -> list[TextTable]:
+    if not reports:
+        return []
+    return [*norm_tables.summary(reports), norm_tables.convolution_table(reports)]
 
 
-def comma_separated(run: Run, marked: Marks) -> str:
+def comma_separated(run: Run, marks: Marks) -> str:
     """Return a line per measured cell as CSV."""
     buffer = io.StringIO()
-    lines = [_csv_line(run, result, marked) for result in run.results]
+    lines = [_csv_line(run, result, marks) for result in run.results]
     writer = csv.DictWriter(buffer, lines[0] if lines else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return buffer.getvalue()
 
 
-def _csv_line(run: Run, result: Result, marked: Marks) -> dict[str, object]:
+def _csv_line(run: Run, result: Result, marks: Marks) -> dict[str, object]:
     cell, facts, rate = result.cell, result.facts, result.rate
     low, high = rate.interval
     return {
@@ -179,18 +185,14 @@ def _csv_line(run: Run, result: Result, marked: Marks) -> dict[str, object]:
         "false_claims": round(result.false_claims.value, 6),
         "disagreements": result.disagreements,
         "targets_met": result.met,
-        "marks": " ".join(mark.sign for mark in marked.get(result, ())),
+        "marks": " ".join(mark.sign for mark in marks.get(result, ())),
         "median_l2": result.median("l2"),
         "median_linf": result.median("linf"),
         "first_success": result.first_success,
-        # What an older folder does not say stays empty.
+        # Empty where an older folder does not have it.
         **{name: facts.get(name) for name in ("stalled", "invalid", "naive", "executed")},
         "seconds": round(facts.get("seconds", 0.0), 3),
     }
-
-
-def _place(cell: Cell) -> str:
-    return f"Table {cell.table}, {cell.words}, {cell.line}"
 
 
 def _write(path: Path, text: str) -> None:

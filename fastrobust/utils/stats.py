@@ -22,7 +22,7 @@ def wilson(hits: int, count: int, z: float = Z_95) -> tuple[float, float]:
     Raises:
         ValueError: `count` is not positive or `hits` lies outside [0, count].
 
-    >>> from fastrobust import stats
+    >>> from fastrobust.utils import stats
     >>> low, high = stats.wilson(0, 200)
     >>> low, round(high, 3)
     (0.0, 0.019)
@@ -47,7 +47,7 @@ def sign_test(more: int, fewer: int) -> float:
     The exact one-sided test of paired yes-or-no results that differ (McNemar, Psychometrika 12,
     1947, pp. 153-157), of which `more` go one way and `fewer` the other.
 
-    >>> from fastrobust import stats
+    >>> from fastrobust.utils import stats
     >>> stats.sign_test(3, 0)
     0.125
     """
@@ -70,7 +70,7 @@ def difference(one: float, other: float, counts: tuple[int, int]) -> float:
     Raises:
         ValueError: A rate lies outside [0, 1], or a count is not positive.
 
-    >>> from fastrobust import stats
+    >>> from fastrobust.utils import stats
     >>> round(stats.difference(0.346, 0.368, (1000, 1000)), 2)
     0.3
     """

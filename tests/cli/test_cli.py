@@ -11,7 +11,7 @@ from tiny_run import data_set, prepare
 
 from fastrobust import __version__
 from fastrobust.cli import app, attack
-from fastrobust.report import norms
+from fastrobust.report.claims import norms
 from fastrobust.runs.plan import Cell
 from fastrobust.sweep import runner
 from fastrobust.train import missing

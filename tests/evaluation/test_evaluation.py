@@ -13,10 +13,11 @@ from fastrobust.attacks import FGSM, PGD
 from fastrobust.attacks.targets import highest_rivals
 from fastrobust.cli import check as judging
 from fastrobust.cli.app import main
-from fastrobust.evaluation import evaluation, suite, worst_case
+from fastrobust.evaluation import evaluation, files, suite, worst_case
 from fastrobust.evaluation.cache import Journal
 from fastrobust.evaluation.evaluation import evaluate
 from fastrobust.evaluation.suite import Stage
+from fastrobust.evaluation.threat_model import ThreatModel
 from fastrobust.models import checkpoint
 from fastrobust.models.heads import Codeword, Softmax
 from fastrobust.report import evaluation_page
@@ -40,7 +41,7 @@ def linear(classes=3, pixels=20):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_linear_models_are_left_what_they_have(norm, budget, monkeypatch):
     """The distance to a class is its gap over the dual norm of the difference of weights."""
-    small = suite.Size(20, 20, 2, 1, 50, (0.1,))
+    small = suite.SuiteSize(20, 20, 2, 1, 50, (0.1,))
     monkeypatch.setitem(suite.SIZES, budget, small)
     net, x, y = linear()
     scores, weight = net(x).detach(), net.weight.detach()
@@ -175,7 +176,7 @@ def test_standard_breaks_and_flags_what_only_looks_robust(fault):
     assert "Do not believe it" in " ".join(evaluation_page.sentences(found))
     if fault == "Noisy":
         assert found.facts["averaged"]
-        assert "mean of 8 answers" in " ".join(evaluation_page.sentences(found))
+        assert "mean of 8 calls" in " ".join(evaluation_page.sentences(found))
 
 
 def test_images_of_another_model_are_tried_first():
@@ -266,12 +267,12 @@ def test_a_model_that_gives_nan_gets_no_credit_and_gives_none():
 def test_line_ups_fit_head_norm_and_classes():
     tanh = Codeword(fr.Codebook.random(10, 16))
     for budget, norm in ((b, n) for b in suite.BUDGETS for n in ("linf", "l2")):
-        plain = suite.lineup(budget, 0.1, norm, Softmax("ce"), 10)
+        plain = suite.lineup(budget, ThreatModel(norm, 0.1), Softmax("ce"), 10)
         names = [stage.name for stage in plain]
         assert len(set(names)) == len(names)
         assert all(stage.attack.norm == norm for stage in plain if hasattr(stage.attack, "norm"))
         assert ("FGSM" in names) == (norm == "linf") and names[-1] == "Square"
-        more = suite.lineup(budget, 0.1, norm, tanh, 10)
+        more = suite.lineup(budget, ThreatModel(norm, 0.1), tanh, 10)
         assert len(more) == len(plain) + 3
         reprs = [repr(stage.attack) for stage in plain]
         if budget == "standard":  # AutoAttack's four are there
@@ -282,10 +283,10 @@ def test_line_ups_fit_head_norm_and_classes():
                 f"FAB({end[2:] + ', ' if end else ''}eps=0.1)",
                 f"Square(eps=0.1{end})",
             } <= set(reprs)
-    two = suite.lineup("quick", 0.1, "linf", Softmax("ce"), 2)
+    two = suite.lineup("quick", ThreatModel("linf", 0.1), Softmax("ce"), 2)
     assert "APGD margin" in [stage.name for stage in two]
     with pytest.raises(ValueError, match="budget must be one of quick, standard, thorough"):
-        suite.lineup("huge", 0.1, "linf", Softmax("ce"), 10)
+        suite.lineup("huge", ThreatModel("linf", 0.1), Softmax("ce"), 10)
 
 
 def test_wrong_inputs_are_refused():
@@ -341,6 +342,8 @@ def test_page_json_and_images_say_the_same(tmp_path):
     assert page.count("data:image/png") == 2 * len(
         {int(label) for label in y[found.broken_by >= 0]}
     )
+    again, title = files.load(tmp_path)
+    assert {"title": title, **json.loads(json.dumps(files.as_json(again)))} == content
     rows = evaluation_page.attack_table(found).rows
     assert float(rows[-1][3]) == pytest.approx(found.robust_accuracy, abs=1e-3)
     assert f"{found.robust_accuracy:.4f}" in repr(found)

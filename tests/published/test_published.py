@@ -75,7 +75,7 @@ def test_records(tmp_path, kind):
         ({"source": "A"}, "source must come with a transfer, got setting 'untargeted'"),
         ({"model": None}, "every number must come with data, model and attack, got no model"),
         ({"acc": 0.4}, r"columns must be among table, data, .*, got \['acc'\]"),
-        ({}, r"every number must stand there once, got PGD \(eps = 0.031\) on net \(cifar10\) in "),
+        ({}, r"every number must be given once, got PGD \(eps = 0.031\) on net \(cifar10\) in "),
     ],
 )
 @pytest.mark.parametrize("kind", ["json", "csv"])

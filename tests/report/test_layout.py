@@ -30,12 +30,12 @@ def test_ours_the_papers_and_the_difference_stand_side_by_side(tmp_path):
     )
     text = writer.write(root).markdown.read_text()
     assert "0.700 [0.604, 0.781] (paper 0.995, -0.295) (claims 0.98, false 0.68)" in text
-    assert "| CWL2, c 0.01 | CWL2 (class view), c 0.01 |" in text
+    assert "| CWL2, c 0.01 | CWL2 (class scores), c 0.01 |" in text
     ours, honest = csv.DictReader((root / "tables.csv").read_text().splitlines())
     assert (ours["paper"], ours["difference"]) == ("0.995", "-0.295")
     assert (ours["claims"], ours["false_claims"]) == ("0.98", "0.68")
-    assert honest["paper"] == ""  # class view is not what the paper measured
-    page = (root / "writer.html").read_text()
+    assert honest["paper"] == ""  # the paper did not attack class scores
+    page = (root / "report.html").read_text()
     assert "paper .995" in page and "−.295" in page and "claims .98" in page
 
 
@@ -110,7 +110,7 @@ def test_other_defences_stand_across(tmp_path):
         ("clean", "accuracy", "1.000", "1.000", "1.000"),
         ("BIM", "eps 0.1", "0.100", "0.800", "0.600"),
         ("", "eps 0.2", "0.050", "0.750", "0.550"),
-        ("PGD (class view)", "eps 0.1", "0.050", "0.200", "0.500"),
+        ("PGD (class scores)", "eps 0.1", "0.050", "0.200", "0.500"),
         ("CWL2", "c 10", "1.000", "1.000", "1.000"),
         ("Madry", "eps 0.2", "-", "0.150", "-"),
         ("the paper's attacks", "eps 0.1", "0.100", "0.150", "0.600"),
@@ -131,10 +131,10 @@ def test_other_defences_on_the_page(tmp_path):
         1,
     ]
     assert table.count("<td") == 10 * 3 and table.count('rowspan="2"') == 3
-    assert 'PGD <span class="class-view">class view</span>' in " ".join(table.split())
+    assert 'PGD <span class="class-scores">class scores</span>' in " ".join(table.split())
     assert "| BIM | eps 0.1 | 0.100 [" in written.markdown.read_text()
     assert (
-        "Beside them: within eps = 0.2 all attacks of Table 9 together leave "
+        "Other defences, within eps = 0.2 under the worst attack of Table 9: "
         "O:LINEAR:MSE 50.0% (clean 100.0%)." in page
     )
     # Curves and the worst case compare the paper's classifiers, under all of their attacks.
@@ -154,7 +154,7 @@ def test_a_run_of_other_defences_alone(tmp_path):
     table = table_of(root, "Table 9")
     assert [group.entries[CODED] for group in table.groups] == [(None,)] * 3
     assert [e.rate.value for g in table.groups[:2] for e in g.entries["O:TANH:MSE"]] == [0.7, 0.7]
-    assert "Table 9 together leave O:TANH:MSE 70.0% (clean" in writer.write(root).page.read_text()
+    assert "attack of Table 9: O:TANH:MSE 70.0% (clean" in writer.write(root).page.read_text()
 
 
 def probe(eps, model):
@@ -213,9 +213,9 @@ def test_distances_are_those_of_the_successes(tmp_path):
     ]
     rows = detail_tables.distances(results.read(made_up(tmp_path, "digits", cells))).rows
     assert rows == (
-        ("3", "CWL2", "paper's view", "initial_const 0.01", "0.5 / 0.1", "first success"),
-        ("3", "CWL2", "paper's view", "initial_const 0.1", "-", "-"),
-        ("6", "CWL2", "paper's view, transferred", "initial_const 0.01", "1 / 0.01", "-"),
+        ("3", "CWL2", "paper's protocol", "initial_const 0.01", "0.5 / 0.1", "first success"),
+        ("3", "CWL2", "paper's protocol", "initial_const 0.1", "-", "-"),
+        ("6", "CWL2", "paper's protocol, transferred", "initial_const 0.01", "1 / 0.01", "-"),
     )
     assert "first success" in writer.write(tmp_path).page.read_text()
 

@@ -41,7 +41,7 @@ def test_targets_met_without_attack_are_counted_apart(tmp_path):
     met = np.where(np.arange(COUNT) < 4, np.arange(COUNT) % 10, (np.arange(COUNT) + 1) % 10)
     root = made_up(tmp_path, "digits", [(targeted("BIM", 0.1), 30, {"target": met})])
     assert results.read(root).results[0].met == 4
-    assert "decision is the target: R:TANH:MSE 4." in (writer.write(root).page.read_text())
+    assert "decision is already the target: R:TANH:MSE 4." in (writer.write(root).page.read_text())
 
 
 def test_worst_case_is_per_image(tmp_path):
@@ -114,7 +114,7 @@ def test_the_page_loads_nothing(swept):
     assert "@import" not in swept[2].page.read_text()
     words = " ".join(page.text)
     for expected in ("Table 3.", "Table 4.", "Table 5.", "Worst case", "Figure 1.", "Table 1.",
-                     "Table 2.", "Cost per cell", "Figure 4.", "O:SOFTMAX:CE",
+                     "Table 2.", "Cost of each number", "Figure 4.", "O:SOFTMAX:CE",
                      "R:TANH:MSE"):  # fmt: skip
         assert expected in words
     assert page.tags.count("svg") == 3  # curves of both kinds of attack, and Figure 4
@@ -150,7 +150,7 @@ def test_the_files_agree(swept):
 
 def test_tables_1_and_2_come_from_the_attacks(swept):
     first, second = detail_tables.attack_tables(results.read(swept[1]))
-    assert ("BIM", "paper's view", "eps") in first.rows
+    assert ("BIM", "paper's protocol", "eps") in first.rows
     constants = dict((name, text) for name, _, text in second.rows)
     assert "step_size 0.05" in constants["BIM"] and "steps 3" in constants["BIM"]
     assert "decay 1.0" in constants["MIM"]
@@ -177,7 +177,7 @@ def test_an_unfinished_run_has_gaps(tmp_path):
         path.unlink()
     written = writer.write(out)
     text = " ".join(" ".join(Page(written.page.read_text()).text).split())
-    assert "9 of 18 cells are not measured yet" in text
+    assert "9 of 18 numbers are not measured yet" in text
     assert "| - |" in written.markdown.read_text()
     for path in (out / "cells").iterdir():
         path.unlink()
@@ -223,6 +223,6 @@ def test_a_copy_is_called_one_and_has_the_papers_numbers(tmp_path):
     plan, out = prepare(tmp_path, like="cifar10")
     runner.run(plan, out)
     text = " ".join(writer.write(out).page.read_text().split())
-    assert "interval. The images are a copy of cifar10. The paper's numbers" in text
+    assert "intervals. The images are a copy of cifar10. Below our numbers are the paper's" in text
     bim = next(results.read(out).select(column="BIM", model="R:TANH:MSE", value=0.1))
     assert bim.paper == paper.lookup(3, "cifar10", "R:TANH:MSE", "BIM", 0.1)

@@ -1,4 +1,4 @@
-"""The binarization test: an attack must find what is known to be there.
+"""The binarization test: an attack must find an adversarial image that is known to exist.
 
 Zimmermann, Brendel, Tramer and Carlini, "Increasing Confidence in Adversarial Robustness
 Evaluations", arXiv 2206.13991: around an image a linear readout of the model's outputs is made that
@@ -9,45 +9,45 @@ does not get to the other class fails for its own reasons, since an adversarial 
 import torch
 from torch import Tensor, nn
 
-from ...attacks import APGD
-from ...ops.random_start_op import launch_start
-from ...ops.step_op import into_ball
+from ...attacks.apgd import APGD
 from ...utils.modules import in_its_dtype
-from .case import Check, Probe, several, skipped
+from ..comparisons import by_share
+from ..results import Check
+from .case import Probe, skipped
 
-_IMAGES, _INSIDE = 16, 200  # images that get a readout, and points inside of the ball of each
+_IMAGES, _INSIDE = 16, 200  # images that get a readout, and points drawn inside each ball
 
 
 def binarized(probe: Probe) -> Check:
     """Attack the readouts of some images."""
     name = "binarization test"
-    if probe.effort.images < 128:
-        return skipped(name, "A quick look leaves it out.")
-    places, missed, lucky = [], [], []
+    if probe.size.images < 128:
+        return skipped(name, "The quick budget leaves it out.")
+    rows, missed, lucky = [], [], []
     for row in range(min(_IMAGES, len(probe))):
         x = probe.x[row : row + 1].contiguous()
         readout = _readout(probe, x, row)
         if readout is None:
             continue
         label = torch.zeros(1, dtype=torch.int64, device=x.device)
-        attack = APGD(loss="margin", steps=2 * probe.effort.steps, **probe.ball)
-        found = attack.run(readout, x, label, seed=probe.case.seed + 1)
-        places.append(row)
-        missed.append(not bool(found.success))
+        attack = APGD(loss="margin", steps=2 * probe.size.steps, **probe.threat.fields)
+        result = attack.run(readout, x, label, seed=probe.case.seed + 1)
+        rows.append(row)
+        missed.append(not bool(result.success))
         with torch.no_grad():
             lucky.append(bool((readout(_points(probe, x, row, 1.0, 1)).argmax(1) == 1).any()))
-    if not places:
-        return skipped(name, "No point of a ball's edge stands out by the model's outputs.")
-    count = sum(missed)
-    rows = torch.tensor([row for row, miss in zip(places, missed, strict=True) if miss]).long()
+    if not rows:
+        return skipped(name, "No readout separates an edge point from the points inside.")
+    count, total = sum(missed), len(rows)
+    failed = torch.tensor([row for row, miss in zip(rows, missed, strict=True) if miss]).long()
     return Check(
         name,
-        "fail" if several(count, len(places), 0.2) else "warn" if count > 1 else "pass",
-        1 - count / len(places),
-        f"APGD finds a way that is there around {len(places) - count} of {len(places)} images, "
-        f"{_INSIDE} random points around {sum(lucky)}.",
-        "The attack fails where success is known to be possible: its gradients are masked.",
-        tuple(probe.places[rows.to(probe.places.device)].tolist()),
+        by_share(count, total, fail=0.2, warn=0, few=2),
+        1 - count / total,
+        f"APGD finds the adversarial image that exists around {total - count} of {total} images, "
+        f"{_INSIDE} random points find it around {sum(lucky)}.",
+        "The attack fails where an adversarial image is known to exist: the gradients are masked.",
+        tuple(probe.indices[failed.to(probe.indices.device)].tolist()),
     )
 
 
@@ -71,12 +71,9 @@ def _readout(probe: Probe, x: Tensor, row: int) -> nn.Module | None:
     """Return a readout under which one edge point alone is beyond all points inside."""
     model = probe.model
     inner = torch.cat([x, _points(probe, x, row, 0.5, 0)])
-    # Of several points on the edge the one that stands out most.
+    # The point on the edge that the outputs separate best.
     edge = _points(probe, x, row, 1.0, 2)
-    into_ball(
-        edge.add_((edge - x) * 1e6), x.expand_as(edge).contiguous(),
-        edge.new_full((len(edge),), probe.case.eps), probe.case.norm, probe.case.clip,
-    )  # fmt: skip
+    probe.threat.project(edge.add_((edge - x) * 1e6), x.expand_as(edge))
     inside, outside = (_outputs(model, points).double() for points in (inner, edge))
     mean, scale = inside.mean(0), inside.std(0).clamp_min(1e-9)
     inside, outside = (inside - mean) / scale, (outside - mean) / scale
@@ -100,10 +97,7 @@ def _outputs(model: nn.Module, x: Tensor) -> Tensor:
 
 def _points(probe: Probe, x: Tensor, row: int, share: float, kind: int) -> Tensor:
     """Return random points in the ball of a share of eps around one image (1, ...)."""
-    x0 = x.expand(_INSIDE, *x.shape[1:]).contiguous()
     index = torch.full((_INSIDE,), row, device=x.device)
     number = torch.arange(_INSIDE, device=x.device) + kind * _INSIDE
-    eps = x0.new_full((_INSIDE,), share * probe.case.eps)
-    box = probe.case.clip or (None, None)
-    seed = probe.case.seed
-    return launch_start(torch.empty_like(x0), x0, probe.case.norm, eps, seed, index, number, *box)
+    x0 = x.expand(_INSIDE, *x.shape[1:])
+    return probe.threat.draw(x0, probe.case.seed, index, number, share=share)

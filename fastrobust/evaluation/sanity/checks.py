@@ -1,7 +1,7 @@
-"""Checks that say when not to believe a robust accuracy.
+"""The list of checks, and the call that runs them.
 
-Each gives pass, warn or fail with its number, a sentence and advice. A failure says that the number
-is not the model's robustness; a warning, that somebody should look.
+Each check reports pass, warn or fail, with a number, a sentence and advice. After a failure the
+robust accuracy should not be taken as the model's robustness; a warning deserves a look.
 """
 
 import io
@@ -9,10 +9,9 @@ import warnings
 from collections.abc import Callable
 
 from ...utils.progress import track
+from ..results import Check
 from . import binarization, comparisons, model, result
-from .case import EFFORTS, Case, Check, Probe
-
-__all__ = ["CHECKS", "Case", "Check", "inspect"]
+from .case import CHECK_SIZES, Case, Probe
 
 CHECKS: tuple[Callable[[Probe], Check], ...] = (
     model.deterministic,
@@ -23,8 +22,8 @@ CHECKS: tuple[Callable[[Probe], Check], ...] = (
     model.saturation,
     model.finite_differences,
     comparisons.one_step,
-    comparisons.budget,
-    comparisons.no_budget,
+    comparisons.larger_eps,
+    comparisons.unbounded_eps,
     comparisons.more_steps,
     comparisons.more_restarts,
     comparisons.transfer,
@@ -46,9 +45,9 @@ def inspect(case: Case, budget: str = "standard", progress: bool = False) -> lis
     """Run every check on a case.
 
     Args:
-        case: What was evaluated, and what came of it.
+        case: The model, the images, and the result of the evaluation.
         budget: ``"quick"`` looks at 32 images, ``"standard"`` at 128, ``"thorough"`` at 512.
-        progress: Whether to show on stderr how far it is.
+        progress: Whether to show progress on stderr.
 
     Raises:
         ValueError: There is no such budget.
@@ -56,22 +55,24 @@ def inspect(case: Case, budget: str = "standard", progress: bool = False) -> lis
     Example:
         >>> import torch
         >>> from torch import nn
+        >>> from fastrobust.evaluation import ThreatModel
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).requires_grad_(False)
         >>> x = torch.rand(20, 1, 2, 2)
-        >>> found = inspect(Case(net, x, net(x).argmax(1), eps=0.05), "quick")
-        >>> [check.name for check in found if check.verdict == "fail"]
+        >>> results = inspect(Case(net, x, net(x).argmax(1), ThreatModel("linf", 0.05)), "quick")
+        >>> [check.name for check in results if check.verdict == "fail"]
         []
     """
-    if budget not in EFFORTS:
-        raise ValueError(f"budget must be one of {', '.join(EFFORTS)}, got {budget!r}")
-    probe, found = Probe(case, EFFORTS[budget]), []
+    if budget not in CHECK_SIZES:
+        raise ValueError(f"budget must be one of {', '.join(CHECK_SIZES)}, got {budget!r}")
+    probe = Probe(case, CHECK_SIZES[budget])
+    results: list[Check] = []
     with (
         track(len(CHECKS), "check", None if progress else io.StringIO()) as tracker,
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore", UserWarning)  # of NaN: a check says so itself
+        warnings.simplefilter("ignore", UserWarning)  # about NaN: a check reports it
         for check in CHECKS:
-            found.append(check(probe))
-            tracker.note(found[-1].name)
+            results.append(check(probe))
+            tracker.note(results[-1].name)
             tracker.advance()
-    return found
+    return results

@@ -1,4 +1,4 @@
-"""Checks of the model itself: what it answers, and what its gradients are worth."""
+"""Checks of the model itself: its scores, its decisions and its gradients."""
 
 import copy
 from functools import partial
@@ -11,24 +11,23 @@ from ...engine.prepared import Prepared, prepare
 from ...models.averaged import is_random
 from ...models.classifier import as_classifier
 from ...utils.modules import evaluating, in_its_dtype
-from .case import Check, Probe, skipped
+from ..results import Check
+from .case import Probe, counted, skipped
 
-_DIRECTIONS, _STEP = 8, 1e-3  # random directions of each image, and the way along them
+_DIRECTIONS, _STEP = 8, 1e-3  # random directions of each image, and the step along them
 
 
 def deterministic(probe: Probe) -> Check:
-    """The same question must get the same answer."""
+    """The same images must get the same scores each time."""
     with torch.no_grad(), evaluating(probe.model):
         plain = as_classifier(probe.case.model)
         random = is_random(plain, in_its_dtype(plain, probe.case.x[:16]))
     return Check(
-        "the same answer",
+        "same scores each time",
         "fail" if random else "pass",
         float(random),
-        "Five answers about the same images differ."
-        if random
-        else "Five answers about the same images are the same.",
-        "A random model must be attacked and judged by its mean answer, over many draws.",
+        f"Five calls with the same images give {'different' if random else 'the same'} scores.",
+        "Attack and evaluate a random model by its mean scores over many calls.",
     )
 
 
@@ -44,43 +43,39 @@ def probabilities(probe: Probe) -> Check:
         "warn" if share > 0.5 else "pass",
         share,
         f"{share:.0%} of the outputs lie in [0, 1] and sum to 1.",
-        "Give the evaluation the logits: of probabilities the cross-entropy is nearly flat.",
+        "Evaluate the logits: the cross-entropy of probabilities is nearly flat.",
     )
 
 
 def agreement(probe: Probe) -> Check:
-    """Loss and decision must be about the same scores, and the engine's about the model's."""
-    x = probe.case.x[: 4 * probe.effort.images]
+    """Loss and decision must use the same scores, and the engine the scores of the model."""
+    x = probe.case.x[: 4 * probe.size.images]
     plain = as_classifier(probe.case.model)
     with torch.no_grad(), evaluating(plain):
-        own = plain(in_its_dtype(plain, x))
-    top = own.topk(2, dim=1).values
-    clear = (top[:, 0] - top[:, 1]) > 1e-4 * own.abs().amax(1)  # else rounding decides
+        scores = plain(in_its_dtype(plain, x))
+    top = scores.topk(2, dim=1).values
+    clear = (top[:, 0] - top[:, 1]) > 1e-4 * scores.abs().amax(1)  # else rounding decides
     with oracle(probe.model, x.device) as network:
-        answer = network.score(x, own.argmax(1), "margin", x.new_ones(len(x)))
+        answer = network.score(x, scores.argmax(1), "margin", x.new_ones(len(x)))
         decision = network.decide(x)[1]
-    wrong = (decision != own.argmax(1)) | (answer.decision != decision) | (answer.loss > 0)
+    wrong = (decision != scores.argmax(1)) | (answer.decision != decision) | (answer.loss > 0)
     wrong &= clear
-    count = int(wrong.sum())
-    return Check(
-        "loss and decision",
-        "fail" if count else "pass",
-        count,
-        f"On {count} of {len(x)} images the decision is not the highest score, or the loss of an "
-        "attack is about another one.",
-        "The attack and the classifier must look at the same scores.",
-        tuple(wrong.nonzero().flatten().tolist()),
-    )
+    return counted(
+        "loss and decision", wrong,
+        "On {} the decision is not the highest score, or the loss is about another class.",
+        "The attack and the classifier must use the same scores.",
+        "fail" if wrong.any() else "pass",
+    )  # fmt: skip
 
 
 def gradients(probe: Probe) -> Check:
-    """Gradients must be there: neither zero nor NaN, at the image and near it."""
-    name = "gradients there"
+    """Gradients must be neither zero nor NaN, at the image and near it."""
+    name = "gradients present"
     if not len(probe):
-        return skipped(name, "The model gets no image right.")
+        return skipped(name, "The model classifies no image correctly.")
     ones = probe.x.new_ones(len(probe))
     step = probe.pgd(steps=3, keep="last")
-    near = step(probe.model, probe.x, probe.y, seed=probe.case.seed, index=probe.places)
+    near = step(probe.model, probe.x, probe.y, seed=probe.case.seed, index=probe.indices)
     flags = {}
     with oracle(probe.model, probe.x.device) as network:
         for loss in ("ce", "margin"):
@@ -94,20 +89,20 @@ def gradients(probe: Probe) -> Check:
         worst,
         f"The gradient is zero or NaN on {rates['ce']:.0%} of {len(probe)} images for the "
         f"cross-entropy, on {rates['margin']:.0%} for the margin.",
-        "Where there is no gradient only queries, transfer or another loss find a way.",
+        "Where there is no gradient, attack by queries, by transfer or on another loss.",
         probe.where(flags["ce"] | flags["margin"]),
     )
 
 
 def dead_classes(probe: Probe) -> Check:
-    """Every class must have a gradient that an attack could follow to it.
+    """The score of every class must have a gradient that an attack can follow.
 
     A decoder that clamps correlations at zero has none for most classes (Tramer et al., arXiv
     2002.08347, section 5.1, on error-correcting codes).
     """
-    name = "a way to every class"
+    name = "gradients of every class"
     if not len(probe):
-        return skipped(name, "The model gets no image right.")
+        return skipped(name, "The model classifies no image correctly.")
     x, y = probe.x[:32], probe.y[:32]
     ones = x.new_ones(len(x))
     dead = []
@@ -123,13 +118,13 @@ def dead_classes(probe: Probe) -> Check:
         "fail" if share > 0.25 else "warn" if share > 0.02 else "pass",
         share,
         f"{share:.0%} of the wrong classes' scores have no gradient at {len(x)} images.",
-        "The scores are clamped before they are read: attack what is before the clamp.",
+        "The scores are clamped: attack what comes before the clamp.",
         probe.where(_padded(flags.any(0), len(probe))),
     )
 
 
 def saturation(probe: Probe) -> Check:
-    """Say how many tanh units are at their ends."""
+    """Report how many tanh units saturate."""
     name = "saturated units"
     if probe.model.head.activation != "tanh":
         return skipped(name, "The head has no tanh.")
@@ -141,42 +136,40 @@ def saturation(probe: Probe) -> Check:
         "warn" if share > 0.5 else "pass",
         share,
         f"{share:.0%} of the units are beyond 0.99.",
-        "Their gradients are faint: attack past the tanh as well.",
+        "Their gradients are small: attack with the tanh bypassed as well.",
     )
 
 
 def finite_differences(probe: Probe) -> Check:
-    """The gradient must say how the loss changes."""
+    """The gradient must predict how the loss changes."""
     name = "finite differences"
     if not len(probe):
-        return skipped(name, "The model gets no image right.")
+        return skipped(name, "The model classifies no image correctly.")
     with torch.no_grad():
         predicted, actual = _changes(probe, _STEP)
-        wide = _changes(probe, probe.case.eps / 2)[1] if probe.case.norm == "linf" else actual
+        wide = _changes(probe, probe.threat.eps / 2)[1] if probe.threat.norm == "linf" else actual
     if not predicted.any():
-        there = bool((wide != 0).any())
-        found = "The gradient is zero in all of them" + (
-            ", the loss does change." if there else "."
-        )
-        return Check(name, "fail" if there else "pass", 0.0, found, _ADVICE)
+        changes = bool((wide != 0).any())
+        found = f"The gradient is zero at every image{', but the loss changes' * changes}."
+        return Check(name, "fail" if changes else "pass", 0.0, found, _ADVICE)
     number = _correlation(predicted, actual)
     return Check(
         name,
         "fail" if not number > 0.8 else "warn" if number < 0.98 else "pass",
         number,
-        f"Along {predicted.numel()} random directions the change that the gradient says and the "
-        f"one that there is have a correlation of {number:.3f}.",
+        f"Along {predicted.numel()} random directions, the predicted and the actual change of the "
+        f"loss have a correlation of {number:.3f}.",
         _ADVICE,
     )
 
 
-_ADVICE = "The model's gradient is not that of its scores: estimate it, or attack by queries."
+_ADVICE = "The gradient is not that of the scores: estimate it, or attack by queries."
 
 
 def _changes(probe: Probe, step: float) -> tuple[Tensor, Tensor]:
-    """Return the changes of the margin that gradients say and those that there are, (n, D).
+    """Return the predicted and the actual changes of the margin, each (n, D).
 
-    In float64 where the model can: differences of float32 are rounding.
+    In float64 where the model allows it: differences in float32 are rounding.
     """
     model, x, y = _doubled(probe)
     generator = torch.Generator(x.device).manual_seed(probe.case.seed)
@@ -194,7 +187,7 @@ def _changes(probe: Probe, step: float) -> tuple[Tensor, Tensor]:
 
 
 def _doubled(probe: Probe) -> tuple[Prepared, Tensor, Tensor]:
-    """Return model, images and labels in float64; as they are if the model cannot."""
+    """Return model, images and labels in float64; unchanged if the model refuses it."""
     x, y = probe.x[:32], probe.y[:32]
     try:
         model = copy.deepcopy(as_classifier(probe.case.model)).double()

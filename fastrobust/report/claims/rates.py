@@ -1,21 +1,19 @@
-"""Rates by their place in the tables, ours and the paper's alike, and what lies between two rates.
+"""Rates by their place in the paper's tables, ours and the paper's alike, and their differences."""
 
-``conclusions`` asks both the same questions, so that a sentence compares like with like.
-"""
-
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ...paper import printed as paper
-from ...paper.columns import CE, FIGURE_1
-from ...runs import bisection
+from ...paper import printed
+from ...paper.columns import CE
 from ...utils.stats import Rate
-from ..results import Run
+
+_LETTERS = {"CWL2": "c", "modified CWL2": "c", "L-BFGS": "c", "DeepFool": "m"}
+_PRINTED_TO = 1000  # the paper prints three decimals
 
 
 class Place(NamedTuple):
-    """Where a rate stands: as in a cell; a transfer stands under its victim."""
+    """A place in a table; a transfer is listed under its victim."""
 
     table: int
     model: str
@@ -32,45 +30,31 @@ class Place(NamedTuple):
 
 Rates = Mapping[Place, Rate]
 
-_LETTERS = {"CWL2": "c", "modified CWL2": "c", "L-BFGS": "c", "DeepFool": "m"}
-_PRINTED_TO = 1000  # the paper prints three decimals
 
-
-def measured(run: Run) -> dict[Place, Rate]:
-    """Return every rate of a run; the probes of a search only once it has ended."""
-    found: dict[Place, Rate] = {}
-    for result in run.results:
-        cell = result.cell
-        place = Place(cell.table, cell.model, cell.column, cell.value, cell.view)
-        found.setdefault(place, result.rate)
-    grids: dict[str, list[float]] = {}
-    for cell in run.plan.cells:
-        if cell.probe and cell.table == FIGURE_1:
-            grids.setdefault(cell.model, []).append(cell.value or 0.0)
-    for model, grid in grids.items():
-        own = {p: r for p, r in found.items() if p.table == FIGURE_1 and p.model == model}
-        known = {place.value or 0.0: rate.value for place, rate in own.items()}
-        if bisection.next_probe(grid, known) is not None:
-            found = {place: rate for place, rate in found.items() if place not in own}
-    return found
-
-
-def printed(data_set: str) -> dict[Place, Rate]:
+def printed_rates(data_set: str) -> dict[Place, Rate]:
     """Return every rate that the paper prints for one of its data sets."""
     return {
-        Place(table, model, column, value): Rate(round(result * _PRINTED_TO), _PRINTED_TO)
-        for table, model, column, value, result in paper.numbers(data_set)
+        Place(table, model, column, value): Rate(round(rate * _PRINTED_TO), _PRINTED_TO)
+        for table, model, column, value, rate in printed.numbers(data_set)
     }
 
 
 @dataclass(frozen=True)
-class Gap:
+class Conclusion:
+    """One conclusion of the paper beside ours: its section, and a sentence."""
+
+    section: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Difference:
     """The difference of two rates, the first less the second.
 
     Attributes:
         high: The rate that should be the higher one.
         low: The other.
-        words: Where that is.
+        words: Where they are.
     """
 
     high: Rate
@@ -84,7 +68,7 @@ class Gap:
 
     @property
     def clear(self) -> bool:
-        """Whether the intervals of both lie apart, the first above."""
+        """Whether the intervals do not overlap, the first above."""
         return self.high.interval[0] > self.low.interval[1]
 
     @property
@@ -92,58 +76,29 @@ class Gap:
         """The difference and where it is."""
         return f"{self.value:.1%} ({self.words})"
 
-    def reversed(self) -> "Gap":
-        """Return the same the other way round."""
-        return Gap(self.low, self.high, self.words)
+
+Pairs = Iterable[tuple[Place, Place]]
 
 
-def gaps(rates: Rates, pairs: Iterable[tuple[Place, Place]]) -> Iterator[Gap]:
-    """Yield what lies between each place and the one that should be lower, where both are there."""
-    for high, low in pairs:
-        if high in rates and low in rates:
-            place = low if high.model == CE else high
-            yield Gap(rates[high], rates[low], f"{place.model}, {place.words}")
+def differences(rates: Rates, pairs: Pairs) -> list[Difference]:
+    """Return the differences between each place and the one that should be lower, if measured."""
+    measured = [(high, low) for high, low in pairs if high in rates and low in rates]
+    shown = [low if high.model == CE else high for high, low in measured]
+    return [
+        Difference(rates[high], rates[low], f"{place.model}, {place.words}")
+        for (high, low), place in zip(measured, shown, strict=True)
+    ]
 
 
-def largest(found: Iterable[Gap]) -> Gap | None:
-    """Return the largest gap, None without any."""
-    return max(found, key=lambda gap: gap.value, default=None)
+def largest(found: Iterable[Difference]) -> Difference | None:
+    """Return the largest difference, None without any."""
+    return max(found, key=lambda difference: difference.value, default=None)
 
 
-def spread(rates: Rates, places: Iterable[Place]) -> Gap | None:
-    """Return the gap between the best and the worst of some places, None below two of them."""
-    found = sorted((rates[p].value, p) for p in places if p in rates)
-    if len(found) < 2:
+def spread(rates: Rates, places: Iterable[Place]) -> Difference | None:
+    """Return the difference between the best and the worst place, None below two of them."""
+    ranked = sorted((rates[place].value, place) for place in places if place in rates)
+    if len(ranked) < 2:
         return None
-    (_, worst), (_, best) = found[0], found[-1]
-    return Gap(rates[best], rates[worst], best.words)
-
-
-def smallest(
-    rates: Rates, table: int, column: str, view: str, *, model: str
-) -> tuple[float, float] | None:
-    """Return the smallest value that always succeeds, else the largest; with the rate there."""
-    known = {
-        place.value or 0.0: rate.value
-        for place, rate in rates.items()
-        if (place.table, place.column, place.view, place.model) == (table, column, view, model)
-    }
-    value = bisection.outcome(known, known)
-    return None if value is None else (value, known[value])
-
-
-def verdict(agree: Mapping[str, bool]) -> str:
-    """Say which views agree with the paper.
-
-    >>> from fastrobust import evidence
-    >>> evidence.verdict({"the paper's view": True, "the class view": False})
-    "the paper's view agrees, the class view does not"
-    """
-    yes = [view for view, agrees in agree.items() if agrees]
-    no = [view for view, agrees in agree.items() if not agrees]
-    if len(yes) > 1:
-        return "both views agree"
-    if len(no) > 1:
-        return "neither view agrees"
-    parts = [f"{view} agrees" for view in yes]
-    return ", ".join(parts + [f"{view} does not" + ("" if yes else " agree") for view in no])
+    (_, worst), (_, best) = ranked[0], ranked[-1]
+    return Difference(rates[best], rates[worst], best.words)

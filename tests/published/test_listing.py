@@ -6,14 +6,14 @@ import sys
 import pytest
 
 from fastrobust.cli import app
-from fastrobust.published import findings, listing
+from fastrobust.published import listing, rules
 from fastrobust.published.numbers import Number, Tables
 
 BASE = {"data": "mnist", "model": "net", "table": "Table 2"}
 NUMBERS = (
     Number(attack="clean", rate=0.95, eps=0.0, **BASE),
     Number(attack="FGSM", rate=0.50, eps=0.1, steps=1, **BASE),
-    Number(attack="BIM", rate=0.52, eps=0.1, steps=10, **BASE),  # chance may do that
+    Number(attack="BIM", rate=0.52, eps=0.1, steps=10, **BASE),  # chance may explain it
     Number(attack="PGD", rate=0.60, eps=0.1, steps=40, **BASE),
     Number(attack="CWL2", rate=0.90, c=1.0, **BASE),
     Number(attack="CWL2", rate=0.10, c=1.0, setting="targeted", **BASE),  # and nothing proves more
@@ -22,7 +22,7 @@ NUMBERS = (
 
 @pytest.fixture
 def found():
-    return listing.gather(findings.find(Tables(NUMBERS)))
+    return listing.gather(rules.contradictions(Tables(NUMBERS)), Tables(NUMBERS))
 
 
 def test_the_worst_comes_first_and_each_number_once(found):
@@ -37,7 +37,8 @@ def test_the_worst_comes_first_and_each_number_once(found):
 
 def test_a_failure_stands_before_a_warning():
     aimed = Number(attack="BIM", rate=0.90, eps=0.1, steps=10, setting="targeted", **BASE)
-    found = listing.gather(findings.find(Tables((*NUMBERS[:3], aimed))))
+    tables = Tables((*NUMBERS[:3], aimed))
+    found = listing.gather(rules.contradictions(tables), tables)
     assert [(s.severity, s.rules, s.proven) for s in found] == [
         ("fail", "targeted, one-step", "accuracy <= 0.100")
     ]
@@ -59,8 +60,8 @@ def test_a_line_says_where_what_and_how_much(found):
         "Numbers: 6, each read as a share of 1000 images. 3 cannot be a true robust accuracy "
         "(fail), 1 may not be one (warn)."
     )
-    rules = dict(line.split(":", 1) for line in listing.rules(found))
-    assert list(rules) == [
+    lines = dict(line.split(":", 1) for line in listing.rule_lines(found))
+    assert list(lines) == [
         "one-step (1 fail, 1 warn)", "weaker (2 fail, 0 warn)", "survivors (2 fail, 0 warn)",
     ]  # fmt: skip
 
@@ -73,7 +74,7 @@ def test_json_holds_all_of_it(found):
     assert "norm" not in first and "norm" in first["reasons"][0]["witness"]
     assert third["success"] == 0.1 and third["bound"] is None
     assert third["reasons"][0]["witness"] is third["reasons"][0]["chance"] is None
-    assert third["reasons"][0]["advice"] == findings.RULES["survivors"].advice
+    assert third["reasons"][0]["advice"] == rules.RULES["survivors"].advice
 
 
 def run(capsys, *words):

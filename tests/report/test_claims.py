@@ -5,8 +5,8 @@ from fastrobust.paper import printed as paper
 from fastrobust.paper.columns import HONEST
 from fastrobust.report import results
 from fastrobust.report.claims import claims
-from fastrobust.report.claims.claims import draw
-from fastrobust.report.claims.rates import Place, measured, printed
+from fastrobust.report.claims.claims import draw, measured_rates
+from fastrobust.report.claims.rates import Place, printed_rates
 from fastrobust.runs.plan import Cell
 from fastrobust.utils.stats import Rate
 
@@ -40,16 +40,16 @@ def here(sentence):
     ],
 )
 def test_the_papers_own_numbers_give_its_own_headlines(data_set, number, words):
-    found = [c.sentence for c in draw(printed(data_set)) if words in c.sentence]
+    found = [c.sentence for c in draw(printed_rates(data_set)) if words in c.sentence]
     assert len(found) == 1
     said, _, ours = found[0].partition("Here: ")
     assert number in said and number in ours
-    assert ours.endswith("the paper's view agrees.")
+    assert ours.endswith("; this agrees.")
 
 
 @pytest.mark.parametrize("data_set", paper.DATA_SETS)
 def test_the_papers_own_numbers_agree_with_its_conclusions(data_set):
-    found = draw(printed(data_set))
+    found = draw(printed_rates(data_set))
     # All but the lengths, of which it prints nothing, and Figure 1, which is in no table.
     assert [c.section for c in found] == [
         "5.1", "5.2", "5.2", "5.2", "5.3", "5.4", "5.4", "5.4", "5.4", "5.5",
@@ -73,8 +73,9 @@ def test_the_largest_difference_in_each_view():
         (3, CE, HONEST, 0.1, "class", 0.02), (3, CODED, HONEST, 0.1, "class", 0.03),
     )  # fmt: skip
     assert here(only(given)) == (
-        "50.0% (R:TANH:MSE, CWL2, c = 0.01) in the paper's view and 1.0% (R:TANH:MSE, PGD on class "
-        "scores, eps = 0.1) in the class view; the paper's view agrees, the class view does not."
+        "50.0% (R:TANH:MSE, CWL2, c = 0.01) under the paper's protocol and 1.0% (R:TANH:MSE, PGD "
+        "on class scores, eps = 0.1) under the attack on class scores; only the paper's protocol "
+        "agrees."
     )
 
 
@@ -82,8 +83,9 @@ def test_targeted_success_is_compared_the_other_way_round():
     given = rates((5, CE, "L-BFGS", 1, 1.0), (5, MSE, "L-BFGS", 1, 0.6))
     sentence = only(given)
     assert "99.8% (MNIST, R:TANH:MSE, CWL2, c = 10)" in sentence
-    assert here(sentence) == "40.0% (O:SOFTMAX:MSE, L-BFGS, c = 1) in the paper's view; " \
-        "the paper's view agrees."  # fmt: skip
+    assert here(sentence) == (
+        "40.0% (O:SOFTMAX:MSE, L-BFGS, c = 1) under the paper's protocol; this agrees."
+    )
 
 
 @pytest.mark.parametrize(("worst", "word"), [(0.985, "agrees"), (0.9, "disagrees")])
@@ -99,8 +101,8 @@ def test_success_rises_with_c():
         (5, MSE, "L-BFGS", 0.01, "class", 1.0), (5, MSE, "L-BFGS", 10, "class", 1.0),
     )  # fmt: skip
     assert here(only(given)) == (
-        "70.0% (O:SOFTMAX:MSE, L-BFGS, c = 10) in the paper's view and 0.0% (O:SOFTMAX:MSE, "
-        "L-BFGS, c = 10) in the class view; the paper's view agrees, the class view does not."
+        "70.0% (O:SOFTMAX:MSE, L-BFGS, c = 10) under the paper's protocol and 0.0% (O:SOFTMAX:MSE, "
+        "L-BFGS, c = 10) under the attack on class scores; only the paper's protocol agrees."
     )
 
 
@@ -113,8 +115,8 @@ def test_transfers_against_the_white_box():
     sentence = only(given)
     assert "18 of 18 cells (more by up to 88.4%)" in sentence
     assert here(sentence) == (
-        "1 of 2 cells (more by up to 10.0%) in the paper's view and 2 of 2 cells (more by up to "
-        "70.0%) in the class view; the class view agrees, the paper's view does not."
+        "1 of 2 cells (more by up to 10.0%) under the paper's protocol and 2 of 2 cells (more by "
+        "up to 70.0%) under the attack on class scores; only the attack on class scores agrees."
     )
 
 
@@ -126,12 +128,14 @@ def test_the_modified_attack():
         (7, CODED, "modified CWL2", 1.0, 0.9),
     )  # fmt: skip
     gain, loss, rise, lower = (here(c.sentence) for c in draw(given))
-    assert gain.startswith("70.0% (R:TANH:MSE, modified CWL2, c = 0.1) in the paper's view and -20")
-    assert gain.endswith("the paper's view agrees, the class view does not.")
-    assert loss.startswith("10.0% (") and loss.endswith("neither view agrees.")
+    assert gain.startswith(
+        "70.0% (R:TANH:MSE, modified CWL2, c = 0.1) under the paper's protocol and -20"
+    )
+    assert gain.endswith("; only the paper's protocol agrees.")
+    assert loss.startswith("10.0% (") and loss.endswith("; neither agrees.")
     assert rise.startswith("10.0% (")
     assert lower.startswith(
-        "10.0% (R:TANH:MSE, modified CWL2, c = 0.1) in the paper's view and 0.0"
+        "10.0% (R:TANH:MSE, modified CWL2, c = 0.1) under the paper's protocol and 0.0"
     )
 
 
@@ -144,8 +148,8 @@ def test_figure_1():
     sentence = figure.sentence
     assert "from eps = 0.03 on for O:SOFTMAX:CE, from 0.35 on for R:TANH:MSE" in sentence
     assert here(sentence) == (
-        "0.05 and not up to 1 (90.0%) in the paper's view and 0.2 and 0.2 in the class view; "
-        "the paper's view agrees, the class view does not."
+        "0.05 and not up to 1 (90.0%) under the paper's protocol and 0.2 and 0.2 under the attack "
+        "on class scores; only the paper's protocol agrees."
     )
 
 
@@ -170,10 +174,10 @@ def test_rates_of_a_run_stand_at_their_places(tmp_path):
         probe(0.1, 90, CODED), probe(0.2, None, CODED), probe(0.3, 100, CODED),  # not at its end
     ]  # fmt: skip
     run = results.read(made_up(tmp_path, "mnist", cells))
-    found = measured(run)
+    found = measured_rates(run)
     assert found[Place(3, CODED, "BIM", 0.1)] == Rate(70, COUNT)
     assert found[Place(5, CODED, "MIM", 0.1)] == Rate(10, COUNT)
     assert {(p.model, p.value) for p in found if p.table == 1} == {(CE, 0.1), (CE, 0.2)}
-    targeted_, second = claims.of(run)
+    targeted_, second = claims.of_run(run)
     assert (targeted_.section, second.section) == ("5.2", "5.5")
-    assert "Here: 90.0% and 10.0% in the paper's view" in second.sentence
+    assert "Here: 90.0% and 10.0% under the paper's protocol" in second.sentence

@@ -7,8 +7,8 @@ import pytest
 from fake_run import made_up, untargeted
 
 from fastrobust.cli import evaluate
-from fastrobust.evaluation import files
 from fastrobust.report import flags, rate_tables, results, writer
+from fastrobust.runs.folder import evaluation_path
 from fastrobust.runs.plan import Cell, Plan
 from fastrobust.sweep import runner
 from fastrobust.utils.errors import StoreError
@@ -16,7 +16,7 @@ from fastrobust.utils.stats import Rate
 
 
 def written(root, model, eps, robust, count=10, budget="quick", fails=()):
-    path = files.evaluation_path(root, model, eps) / "evaluation.json"
+    path = evaluation_path(root, model, eps) / "evaluation.json"
     path.parent.mkdir(parents=True)
     content = {
         "eps": eps, "budget": budget, "robust_accuracy": robust / count, "count": count,
@@ -30,7 +30,7 @@ def written(root, model, eps, robust, count=10, budget="quick", fails=()):
 
 def table_3(root):
     run = results.read(root)
-    tables = rate_tables.rate_tables(run, flags.find(run))
+    tables = rate_tables.rate_tables(run, flags.find_flags(run))
     return next(table for table in tables if table.title.startswith("Table 3"))
 
 
@@ -40,7 +40,7 @@ def test_what_evaluations_leave_stands_in_the_last_columns(tmp_path):
     written(root, "R:TANH:MSE", 0.2, 1, fails=("more steps", "8 bits"))
     written(root, "R:TANH:MSE", 0.1, 7)
     written(root, "somebody else's", 0.1, 9)
-    found = results.read(root).verdicts
+    found = results.read(root).evaluations
     assert [(one.eps, one.rate) for one in found] == [(0.1, Rate(7, 10)), (0.2, Rate(1, 10))]
     assert (found[1].failed, found[1].evaluations) == (("more steps", "8 bits"), 70)
     group = table_3(root).groups[-1]
@@ -74,13 +74,13 @@ def test_a_run_is_evaluated_on_its_own_images_and_only_once(tmp_path):
     evaluate.examine_run(plan, "quick", device="cpu", data_root=None, out=out)
     runner.run(plan, out)
     run = results.read(out)
-    places = [(one.model, one.eps, one.rate.count) for one in run.verdicts]
+    places = [(one.model, one.eps, one.rate.count) for one in run.evaluations]
     assert places == [(m, eps, 9) for m in ("O:SOFTMAX:CE", "R:TANH:MSE") for eps in (0.1, 0.2)]
-    for one in run.verdicts:
+    for one in run.evaluations:
         clean = run.clean_accuracy(one.model)
         fgsm = next(r for r in run.results if r.cell.model == one.model)
         assert one.rate.hits <= min(clean.hits, fgsm.rate.hits)
-    path = files.evaluation_path(out, "R:TANH:MSE", 0.1) / "evaluation.json"
+    path = evaluation_path(out, "R:TANH:MSE", 0.1) / "evaluation.json"
     assert any("another model" in c["name"] for c in json.loads(path.read_text())["contributions"])
     before = path.stat().st_mtime_ns
     evaluate.examine_run(plan, "quick", device="cpu", data_root=None, out=out)

@@ -12,11 +12,12 @@ import fastrobust as fr
 from fastrobust.evaluation.sanity import checks, comparisons, result
 from fastrobust.evaluation.sanity import model as itself
 from fastrobust.evaluation.sanity.binarization import binarized
-from fastrobust.evaluation.sanity.case import EFFORTS, Effort, Probe
-from fastrobust.evaluation.sanity.checks import Case, inspect
+from fastrobust.evaluation.sanity.case import CHECK_SIZES, Case, CheckSize, Probe
+from fastrobust.evaluation.sanity.checks import inspect
+from fastrobust.evaluation.threat_model import ThreatModel
 from fastrobust.utils.stats import sign_test
 
-SMALL = Effort(images=48, steps=20, restarts=3, queries=200, draws=30)
+SMALL = CheckSize(images=48, steps=20, restarts=3, queries=200, draws=30)
 
 
 def images(count=120):
@@ -46,12 +47,19 @@ def adversarially_trained():
     return net.requires_grad_(False)
 
 
-def probe(model, eps=0.1, **fields):
-    return Probe(Case(model, *images(), eps, **fields), SMALL)
+def linf(eps):
+    return ThreatModel("linf", eps)
+
+
+def probe(model, eps=0.1, norm="linf", **fields):
+    return Probe(Case(model, *images(), ThreatModel(norm, eps), **fields), SMALL)
 
 
 PLANTED = {
-    "rounded": (planted.Rounded, {itself.gradients, comparisons.no_budget, comparisons.queries}),
+    "rounded": (
+        planted.Rounded,
+        {itself.gradients, comparisons.unbounded_eps, comparisons.queries},
+    ),
     "saturated": (planted.Saturated, {itself.gradients}),
     "noisy": (planted.Noisy, {itself.deterministic, itself.finite_differences}),
     "dropout": (planted.DropoutLeftOn, {itself.deterministic, itself.finite_differences}),
@@ -87,13 +95,13 @@ def test_probabilities_are_warned_of():
 def test_sound_evaluations_fail_no_check(name):
     model = nets.trained() if name == "ce" else adversarially_trained()
     x, y = images()
-    found = inspect(Case(model, x, y, 0.1, adv=x, broken=model(x).argmax(1) != y), "quick")
+    found = inspect(Case(model, x, y, linf(0.1), adv=x, broken=model(x).argmax(1) != y), "quick")
     assert not [check for check in found if check.verdict == "fail"]
     assert [check.name for check in found if check.verdict == "pass"]
     assert len({check.name for check in found}) == len(checks.CHECKS)
     by_name = {check.name: check for check in found}
     assert by_name["finite differences"].number > 0.98
-    assert by_name["gradients there"].number == 0
+    assert by_name["gradients present"].number == 0
 
 
 def test_one_step_that_beats_many_is_flagged(monkeypatch):
@@ -111,7 +119,7 @@ def test_one_step_that_beats_many_is_flagged(monkeypatch):
     found = comparisons.one_step(probe(nets.trained()))
     one_step = looked_at.one_step
     assert found.verdict == "fail" and found.number == one_step.sum()
-    assert list(found.images) == looked_at.places[one_step].tolist()
+    assert list(found.images) == looked_at.indices[one_step].tolist()
 
 
 def test_a_budget_that_helps_the_defender_is_flagged(monkeypatch):
@@ -120,9 +128,9 @@ def test_a_budget_that_helps_the_defender_is_flagged(monkeypatch):
     def broken(self, attack, *rest, **options):
         return real(self, attack, *rest, **options) & (attack.eps < 0.15)
 
-    assert comparisons.budget(probe(nets.trained())).verdict == "pass"
+    assert comparisons.larger_eps(probe(nets.trained())).verdict == "pass"
     monkeypatch.setattr(Probe, "broken", broken)
-    assert comparisons.budget(probe(nets.trained())).verdict == "fail"
+    assert comparisons.larger_eps(probe(nets.trained())).verdict == "fail"
 
 
 def test_transferred_images_are_compared_with_gradients():
@@ -167,14 +175,14 @@ def test_images_that_rounding_to_8_bits_mends_are_flagged():
         return torch.where(off[:, None], scores.roll(1, 1), scores) + 0 * x.flatten(1)[:, :1]
 
     adv = (x + 0.3 / 255).clamp(0, 1)
-    case = Case(fragile, x, y, 0.1, adv=adv, broken=torch.ones(len(x), dtype=torch.bool))
+    case = Case(fragile, x, y, linf(0.1), adv=adv, broken=torch.ones(len(x), dtype=torch.bool))
     found = result.eight_bits(Probe(case, SMALL))
     assert found.verdict == "warn" and found.number > 0.9
     # So far out that no break hangs on half a level, whichever machine trained the network.
-    big = Case(nets.trained(), x, y, 0.2)
+    big = Case(nets.trained(), x, y, linf(0.2))
     adv = fr.attacks.PGD(eps=0.2, keep="last", loss="margin")(big.model, x, y)
     broken = big.model.predict(adv) != y
-    case = Case(nets.trained(), x, y, 0.2, adv=adv, broken=broken)
+    case = Case(nets.trained(), x, y, linf(0.2), adv=adv, broken=broken)
     assert result.eight_bits(Probe(case, SMALL)).verdict == "pass"
 
 
@@ -222,10 +230,10 @@ def test_surrogates_are_for_tanh_heads():
 
 
 def test_the_binarization_test_finds_what_is_there():
-    effort = Effort(images=128, steps=20, restarts=1, queries=10, draws=1)
-    sound = binarized(Probe(Case(nets.trained(), *images(), 0.1), effort))
+    effort = CheckSize(images=128, steps=20, restarts=1, queries=10, draws=1)
+    sound = binarized(Probe(Case(nets.trained(), *images(), linf(0.1)), effort))
     assert sound.verdict == "pass" and sound.number > 0.8
-    masked = binarized(Probe(Case(planted.Rounded(nets.trained()), *images(), 0.3), effort))
+    masked = binarized(Probe(Case(planted.Rounded(nets.trained()), *images(), linf(0.3)), effort))
     assert masked.verdict == "fail"
     assert binarized(probe(nets.trained())).verdict == "skipped"
 
@@ -242,7 +250,7 @@ def test_the_model_is_left_as_it_was():
     model.train()
     state, flags = torch.get_rng_state(), [(p.grad, p.requires_grad) for p in model.parameters()]
     try:
-        inspect(Case(model, *images(20), 0.1), "quick")
+        inspect(Case(model, *images(20), linf(0.1)), "quick")
         assert all(module.training for module in model.modules())
         assert [(p.grad, p.requires_grad) for p in model.parameters()] == flags
         assert torch.equal(torch.get_rng_state(), state)
@@ -252,6 +260,6 @@ def test_the_model_is_left_as_it_was():
 
 def test_efforts_go_by_the_budget():
     with pytest.raises(ValueError, match="budget must be one of quick, standard, thorough"):
-        inspect(Case(nets.trained(), *images(5), 0.1), "huge")
-    sizes = [EFFORTS[budget].images for budget in ("quick", "standard", "thorough")]
+        inspect(Case(nets.trained(), *images(5), linf(0.1)), "huge")
+    sizes = [CHECK_SIZES[budget].images for budget in ("quick", "standard", "thorough")]
     assert sizes == sorted(sizes)
