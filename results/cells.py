@@ -1,4 +1,4 @@
-"""What the run folders hold, cell by cell, for ``summary.py``."""
+"""The numbers of the run folders, for ``summary.py``."""
 
 import csv
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from fastrobust.evaluation import files
 from fastrobust.train.recipes import MODEL_NAMES
 
 HERE = Path(__file__).parent
-# Per data set the run folders, from the one with the most images to the one with the fewest.
+# The run folders of each data set, the one with the most images first.
 RUNS = {
     "mnist": ("mnist-500", "mnist"),
     "fashion_mnist": ("fashion_mnist-500", "fashion_mnist"),
     "cifar10": ("cifar10",),
 }
 NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10 (JPEG copy)"}
-NEAR = 0.1  # a gap to the paper that is no surprise
+NEAR = 0.1  # a difference to the paper that is no surprise
 
 
 @dataclass(frozen=True)
-class Row:
-    """A measured cell, as a line of ``tables.csv`` has it."""
+class Measured:
+    """One measured number: a line of ``tables.csv``."""
 
     run: str
     table: int
@@ -48,14 +48,14 @@ class Row:
 
     @property
     def surprising(self) -> bool:
-        """Whether the paper's number lies outside the interval and farther off than NEAR."""
+        """Whether the paper's number lies outside the interval and differs by more than NEAR."""
         if self.paper is None:
             return False
         return abs(self.rate - self.paper) > NEAR and not self.low <= self.paper <= self.high
 
 
-def read(run: str) -> list[Row]:
-    """Return the cells of a run folder; none where there is no such folder yet."""
+def read(run: str) -> list[Measured]:
+    """Return the numbers of a run folder; none if there is no such folder yet."""
     path = HERE / run / "tables.csv"
     if not path.exists():
         return []
@@ -63,11 +63,11 @@ def read(run: str) -> list[Row]:
         return [_row(run, line) for line in csv.DictReader(file)]
 
 
-def _row(run: str, line: dict[str, str]) -> Row:
+def _row(run: str, line: dict[str, str]) -> Measured:
     def number(name: str) -> float | None:
         return float(line[name]) if line[name] else None
 
-    return Row(
+    return Measured(
         run=run,
         table=int(line["table"]),
         model=line["model"],
@@ -89,8 +89,8 @@ def _row(run: str, line: dict[str, str]) -> Row:
     )
 
 
-def find(data_set: str, **wanted: object) -> Row | None:
-    """Return the cell with these values of the run with the most images."""
+def lookup(data_set: str, **wanted: object) -> Measured | None:
+    """Return the number with these values from the run with the most images."""
     for run in RUNS[data_set]:
         for row in CELLS[run]:
             if all(getattr(row, name) == value for name, value in wanted.items()):
@@ -98,10 +98,9 @@ def find(data_set: str, **wanted: object) -> Row | None:
     return None
 
 
-def judged(data_set: str) -> list[files.Verdict]:
+def evaluations(data_set: str) -> list[files.StoredEvaluation]:
     """Return the evaluations of a data set's classifiers."""
-    runs = (files.read(HERE / run, MODEL_NAMES) for run in RUNS[data_set])
-    return [one for found in runs for one in found]
+    return [stored for run in RUNS[data_set] for stored in files.read(HERE / run, MODEL_NAMES)]
 
 
 CELLS = {run: read(run) for runs in RUNS.values() for run in runs}

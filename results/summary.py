@@ -1,8 +1,8 @@
-"""Writes ``numbers.md`` and the tables of ``README.md`` beside it from the run folders.
+"""Writes ``numbers.md`` and the tables of ``README.md`` from the run folders.
 
     python results/summary.py
 
-Of every number of the paper the run with the most images counts. Blocks of ``README.md`` between
+For each number of the paper the run with the most images counts. Blocks of ``README.md`` between
 ``<!-- NAME -->`` and ``<!-- /NAME -->`` are replaced, everything else stays.
 """
 
@@ -10,7 +10,7 @@ import json
 import re
 from collections import defaultdict
 
-from cells import CELLS, HERE, NAMES, NEAR, RUNS, find, judged
+from cells import CELLS, HERE, NAMES, NEAR, RUNS, evaluations, lookup
 
 from fastrobust.evaluation import files
 from fastrobust.paper import printed as paper
@@ -18,15 +18,15 @@ from fastrobust.paper.columns import HONEST
 from fastrobust.train.recipes import MODEL_NAMES
 
 FULL = 10_000  # test images of each data set
-# What the class view has in place of an attack of the paper's; its own name otherwise.
-IN_CLASS_VIEW = {
+# The attack on class scores that corresponds to an attack of the paper; the same name otherwise.
+ON_CLASS_SCORES = {
     **dict.fromkeys(("FGSM", "BIM", "MIM"), HONEST),
     "modified CWL2": "CWL2",
 }
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: int = 1) -> str:
-    """Return a Markdown table; columns from `right` on stand to the right."""
+    """Return a Markdown table; columns from `right` on are right-aligned."""
     rule = ["---" if place < right else "---:" for place in range(len(head))]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *rows))
 
@@ -54,12 +54,12 @@ def numbers() -> str:
     for data_set in RUNS:
         rows = []
         for number, model, column, value, printed in paper.numbers(data_set):
-            found = find(
+            found = lookup(
                 data_set, table=number, model=model, column=column, value=value, view="paper"
             )
-            honest = find(
+            honest = lookup(
                 data_set, table=number, model=model, value=value, view="class", source="",
-                column=IN_CLASS_VIEW.get(column, column),
+                column=ON_CLASS_SCORES.get(column, column),
             )  # fmt: skip
             what = (
                 "clean" if value is None else f"{column}, {paper.grid(number, column)[0]} {value:g}"
@@ -74,7 +74,7 @@ def numbers() -> str:
                 left_within(data_set, model, column, value) if number == 3 else "",
             ))  # fmt: skip
         head = ("table", "classifier", "attack", "paper", "ours", "difference", "images", "marks",
-                "class view", "evaluate")  # fmt: skip
+                "class scores", "evaluate")  # fmt: skip
         lines += ["", f"## {NAMES[data_set]}", "", table(head, rows, 3)]
     return "\n".join(lines) + "\n"
 
@@ -82,11 +82,12 @@ def numbers() -> str:
 SIGN = ("FGSM", "BIM", "MIM", "Madry")
 NUMBERS_LEDE = (
     "Written by `python results/summary.py` from the run folders. Tables 3, 4 and 6: accuracy; 5 "
-    "and 7: success rate of targeted attacks. Ours in the paper's view, with the Wilson 95% "
-    f"interval; !: farther than {NEAR:g} from the paper, which lies outside the interval. Marks as "
-    "in the reports. Class view: the same budget against the class scores (for FGSM, BIM and MIM: "
-    "PGD on them; for the modified CWL2: CWL2). evaluate, in Table 3: what `fastrobust evaluate` "
-    "leaves within that eps, or within the one in brackets where the attack may go farther."
+    "and 7: success rate of targeted attacks. Ours under the paper's protocol, with the Wilson 95% "
+    f"interval; !: further than {NEAR:g} from the paper, which lies outside the interval. Marks as "
+    "in the reports. Class scores: the attack on class scores with the same parameter (PGD for "
+    "FGSM, BIM and MIM; CWL2 for the modified CWL2). evaluate, in Table 3: the robust accuracy by "
+    "`fastrobust evaluate` within that eps, or within the one in brackets if the attack may go "
+    "further."
 )
 
 
@@ -96,7 +97,7 @@ def agreement() -> str:
     for data_set in RUNS:
         by_place = defaultdict(list)
         for number, model, column, value, printed in paper.numbers(data_set):
-            found = find(
+            found = lookup(
                 data_set, table=number, model=model, column=column, value=value, view="paper"
             )
             by_place[number, model].append((found, printed))
@@ -115,14 +116,14 @@ def agreement() -> str:
     return table(head, rows, 3)
 
 
-def honest() -> str:
-    """Return what is left of each classifier in the paper's view, the class view, by evaluate."""
+def robust() -> str:
+    """Return the accuracy under the paper's attacks, under attack on class scores, by evaluate."""
     rows = []
     for data_set in RUNS:
-        verdict = {(one.model, one.eps): one for one in judged(data_set)}
+        by_eps = {(one.model, one.eps): one for one in evaluations(data_set)}
         for model in MODEL_NAMES:
             for eps in (0.1, 0.2):
-                one = verdict.get((model, eps))
+                one = by_eps.get((model, eps))
                 low, high = one.rate.interval if one else (0, 0)
                 rows.append((
                     NAMES[data_set], model, f"{eps:g}", least(data_set, model, "paper", eps),
@@ -130,13 +131,13 @@ def honest() -> str:
                     f"{one.rate.value:.3f} [{low:.3f}, {high:.3f}]" if one else "-",
                     ", ".join(one.failed) or "none" if one else "-",
                 ))  # fmt: skip
-    head = ("data set", "classifier", "eps", "paper's sign attacks, the best one",
+    head = ("data set", "classifier", "eps", "strongest sign attack of the paper",
             "PGD on class scores", "evaluate", "failed checks")  # fmt: skip
     return table(head, rows, 2)
 
 
 def least(data_set: str, model: str, view: str, eps: float) -> str:
-    """Return the least accuracy that an attack of Table 3 with a bound leaves within eps."""
+    """Return the lowest accuracy under a bounded attack of Table 3 within eps."""
     for run in RUNS[data_set]:
         found = [
             row.rate
@@ -152,16 +153,16 @@ def least(data_set: str, model: str, view: str, eps: float) -> str:
 
 
 def left_within(data_set: str, model: str, column: str, value: float | None) -> str:
-    """Return what an evaluation leaves within the largest radius that an attack may go, or more.
+    """Return the robust accuracy by evaluate within the largest evaluated eps of an attack.
 
-    Within a smaller radius more is left, so a number of an attack with more room is no less wrong.
+    Within a smaller eps the robust accuracy is higher, so it bounds that of the attack.
     """
-    room = value if column in SIGN and value is not None else float("inf")
-    within = [one for one in judged(data_set) if one.model == model and one.eps <= room]
+    eps = value if column in SIGN and value is not None else float("inf")
+    within = [one for one in evaluations(data_set) if one.model == model and one.eps <= eps]
     if not within:
         return ""
     best = max(within, key=lambda one: one.eps)
-    at = "" if best.eps == room else f" ({best.eps:g})"
+    at = "" if best.eps == eps else f" ({best.eps:g})"
     return f"{best.rate.value:.3f}{at}"
 
 
@@ -243,7 +244,7 @@ def conclusions() -> str:
 BLOCKS = {
     "clean": clean,
     "agreement": agreement,
-    "honest": honest,
+    "robust": robust,
     "lengths": lengths,
     "conclusions": conclusions,
     "cost": cost,
