@@ -79,7 +79,7 @@ def lineup(budget: str, threat: ThreatModel, head: Head, num_classes: int) -> li
     stages = [Stage("FGSM", FGSM(eps=eps, clip=threat.clip))] if threat.norm == "linf" else []
     stages.append(Stage("PGD margin", PGD(loss="margin", steps=10, step_size=eps / 4, **ball)))
     many: Any = {"steps": size.steps, "restarts": size.restarts, **ball}
-    # Of two classes there is one difference of scores, which "dlr" could only divide by itself.
+    # With two classes there is one difference of scores, which "dlr" would divide by itself.
     dlr = "dlr" if num_classes > 2 else "margin"
     stages.append(Stage("APGD ce", APGD(loss="ce", **many)))
     stages.append(Stage(f"APGD {dlr}", APGD(loss=dlr, **many)))

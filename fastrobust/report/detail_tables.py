@@ -9,7 +9,7 @@ from ..runs.plan import Cell
 from ..utils.text import TextTable
 from .flags import LEGEND
 from .results import Result, Run
-from .tables import LETTERS, VIEW_NAMES
+from .tables import VIEW_NAMES
 
 FIRST_SUCCESS = "first success"
 
@@ -23,7 +23,7 @@ def attack_tables(run: Run) -> list[TextTable]:
             continue
         attack = from_repr(cell.attack)
         name = (cell.column, VIEW_NAMES[cell.view])
-        letter = LETTERS.get(cell.parameter)
+        letter = attack.letters.get(cell.parameter)
         varied[name] = f"{cell.parameter} ({letter})" if letter else cell.parameter
         constants = columns.setdefault(name, {})
         for field in fields(cast(Any, attack)):

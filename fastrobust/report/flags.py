@@ -13,9 +13,6 @@ from .tables import Mark
 
 Marks = Mapping[Result, tuple[Mark, ...]]
 
-# Attacks that may move an image as far as they like.
-UNBOUNDED = ("CWL2", "DeepFool", "FAB", "LBFGS", "ModifiedCWL2")
-
 CLAIMED, LARGER, ONE_STEP, SURVIVORS, TRANSFER = "≠", "↑", "①", "∞", "⇄"
 LEGEND = {
     CLAIMED: "The attack's own success test and the classifier's decision differ on some images.",
@@ -105,7 +102,7 @@ def _survivors(run: Run) -> Iterator[Flag]:
     guess = 1 / len(run.facts["data"]["class_names"])
     for result in run.results:
         cell, rate = result.cell, result.rate.value
-        if cell.source is not None or (cell.attack or "").partition("(")[0] not in UNBOUNDED:
+        if cell.source is not None or not cell.attack or not from_repr(cell.attack).unbounded:
             continue
         rivals = (r for r in run.select(model=cell.model, targeted=cell.targeted) if r.cell.attack)
         best = min(rivals, key=lambda r: r.defended)

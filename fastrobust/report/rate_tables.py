@@ -9,7 +9,7 @@ from ..paper.columns import ABLATION, ASIDE, DEFENCES, FIGURE_1
 from ..runs.plan import Cell
 from .flags import Marks
 from .results import Result, Run, robust_at, smallest_breaks
-from .tables import LETTERS, VIEW_NAMES, Entry, Group, RateTable
+from .tables import VIEW_NAMES, Entry, Group, RateTable
 
 TITLES = {
     3: ("Accuracy under untargeted attack", "Higher is better for the classifier."),
@@ -130,7 +130,9 @@ def _groups(run: Run, cells: list[Cell], marks: Marks) -> tuple[tuple[str, ...],
     def group(name: str, view: str | None, of_attack: list[Cell]) -> Group:
         columns = sorted({(c.parameter, c.value) for c in of_attack}, key=lambda c: c[1] or 0.0)
         at = {(cell.parameter, cell.value, cell.line): cell for cell in of_attack}
-        heads = tuple(f"{LETTERS.get(p, p)} {v:g}" if p else "accuracy" for p, v in columns)
+        attack = of_attack[0].attack
+        letters = from_repr(attack).letters if attack else {}
+        heads = tuple(f"{letters.get(p, p)} {v:g}" if p else "accuracy" for p, v in columns)
         entries = {line: tuple(entry(at.get((p, v, line))) for p, v in columns) for line in lines}
         return Group(name, view, heads, entries)
 

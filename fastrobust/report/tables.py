@@ -11,7 +11,6 @@ from ..utils.stats import Rate
 from ..utils.text import TextTable
 
 VIEW_NAMES = {"paper": "paper's protocol", "class": "class scores"}
-LETTERS = {"initial_const": "c", "max_steps": "m"}  # as in the paper's Table 1
 COLUMNS_PER_BLOCK = 12  # columns side by side, as in the paper
 
 
