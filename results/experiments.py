@@ -48,7 +48,7 @@ class Images:
 
 
 def floors(images: Images) -> Iterator[Row]:
-    """Prediction 1: away from its own decision, a wrong image may land on its right class."""
+    """Prediction 1: an attack away from the decision may correct a misclassified image."""
     yield (
         "data set",
         "wrong when clean",
@@ -69,7 +69,7 @@ def floors(images: Images) -> Iterator[Row]:
 
 
 def standardised(images: Images) -> Iterator[Row]:
-    """Prediction 8: what a box of [0, 1] does to standardised images, without any attack."""
+    """Prediction 8: the effect of clipping standardised images to [0, 1], without any attack."""
     yield "classifier", "clean", "clipped to [0, 1] after standardisation", "paper's CWL2, c = 0.01"
     x, y = images.first("cifar10", 1000)
     for name in MODEL_NAMES:
@@ -82,7 +82,7 @@ def standardised(images: Images) -> Iterator[Row]:
 
 
 def units_of_eps(images: Images) -> Iterator[Row]:
-    """Prediction 8: the sign attacks with eps in standardised units, no box, beside the paper's."""
+    """Prediction 8: the sign attacks with eps in standardised units and no box."""
     yield "classifier", "attack", "eps", "pixels", "standardised", "paper"
     x, y = images.first("cifar10", 200)
     for name in MODEL_NAMES:
@@ -142,7 +142,7 @@ def divided_labels(images: Images) -> Iterator[Row]:
 
 
 def from_the_minimum(images: Images) -> Iterator[Row]:
-    """Prediction 7: an attack that climbs the loss to the own codeword starts where it is flat."""
+    """Prediction 7: an attack away from the own codeword starts where the loss is flat."""
     yield (
         "data set",
         "FGSM, eps 0.1",
@@ -192,7 +192,7 @@ def effort(images: Images) -> Iterator[Row]:
 
 
 def literal(images: Images) -> Iterator[Row]:
-    """Prediction 3: CWL2 with a codeword for a label gives up before it has begun."""
+    """Prediction 3: CWL2 with a codeword as label stops at once."""
     yield (
         "data set",
         "c",
@@ -219,7 +219,7 @@ def literal(images: Images) -> Iterator[Row]:
 
 
 def unbounded(images: Images) -> Iterator[Row]:
-    """What stops CWL2 on class scores where nothing bounds it: codewords, targeted, MNIST."""
+    """What stops unbounded CWL2 on class scores: codewords, targeted, MNIST."""
     yield "attack", "success", "mean L2"
     x, y = images.first("mnist", 20)
     model = fr.models.pretrained("mnist", CODED)
@@ -244,7 +244,7 @@ def unbounded(images: Images) -> Iterator[Row]:
 
 
 def overshoot(images: Images) -> Iterator[Row]:
-    """Why DeepFool on class scores leaves some images: what it returns is not tested again."""
+    """Why DeepFool on class scores fails on some images: its result is not tested again."""
     yield "classifier", "overshoot", "left", "claimed, but not so"
     x, y = images.first("mnist", 200)
     for name in MODEL_NAMES:
@@ -255,7 +255,7 @@ def overshoot(images: Images) -> Iterator[Row]:
 
 
 def ends_of_the_box(images: Images) -> Iterator[Row]:
-    """Pixels at 0 or 1 are where tanh is flat, and CWL2 cannot leave."""
+    """At pixels of 0 or 1 tanh is flat, so CWL2 cannot change them."""
     yield "data set", "pixels that are exactly 0 or 1"
     for data_set in DATA_SETS:
         x, _ = images.first(data_set, 1000)
@@ -276,7 +276,7 @@ def other_class(y: Tensor) -> Tensor:
 
 
 def share(flags: Tensor) -> str:
-    """Return the share of true flags in words."""
+    """Return the share of true flags as text."""
     return f"{float(flags.double().mean()):.3f}"
 
 
@@ -287,11 +287,11 @@ EXPERIMENTS: tuple[Callable[[Images], Iterator[Row]], ...] = (
 
 
 def main() -> None:
-    """Run what is asked for, and write what there is."""
+    """Run the named experiments, and write all results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("names", nargs="*", choices=[one.__name__ for one in EXPERIMENTS] + [[]])
-    wish = parser.parse_args()
+    arguments = parser.parse_args()
     store = HERE / "experiments.json"
 
     def kept() -> dict[str, list[list[str]]]:
@@ -299,16 +299,16 @@ def main() -> None:
 
     for experiment in EXPERIMENTS:
         name = experiment.__name__
-        if name in wish.names or (not wish.names and name not in kept()):
-            rows = [[str(word) for word in row] for row in experiment(Images(wish.data_root))]
+        if name in arguments.names or (not arguments.names and name not in kept()):
+            rows = [[str(word) for word in row] for row in experiment(Images(arguments.data_root))]
             # Read again: another process may have written its own.
             text = json.dumps({**kept(), name: rows}, indent=1) + "\n"
             store.write_text(text, encoding="utf-8")
             print(name, flush=True)
-    found = kept()
+    results = kept()
     lines = ["# Experiments", "", "Written by `python results/experiments.py`."]
     for experiment in EXPERIMENTS:
-        if rows := found.get(experiment.__name__):
+        if rows := results.get(experiment.__name__):
             lines += ["", f"## {experiment.__name__}", "", str(experiment.__doc__), ""]
             lines += [
                 "| " + " | ".join(row) + " |"

@@ -1,4 +1,4 @@
-"""Pieces of a long computation, one file each: what was finished is not computed again."""
+"""A cache of the pieces of a long computation, one file each, so that it can be resumed."""
 
 import hashlib
 import json
@@ -15,11 +15,11 @@ from ..utils.errors import StoreError
 
 
 class Journal:
-    """Keeps arrays by name in a folder, or nowhere.
+    """Keeps arrays by name in a folder.
 
     Args:
-        folder: Where; None keeps nothing.
-        facts: JSON values that define the computation. A folder that holds another one is refused.
+        folder: The folder; None keeps nothing.
+        facts: JSON values that define the computation. A folder with other facts is refused.
 
     Raises:
         StoreError: The folder belongs to another computation.
@@ -48,7 +48,7 @@ class Journal:
     def once(
         self, name: str, compute: Callable[[], dict[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
-        """Return the arrays of `name`; they are computed if they are not kept already.
+        """Return the arrays of `name`, computed unless they are kept already.
 
         Raises:
             StoreError: Their file is damaged.
@@ -60,7 +60,7 @@ class Journal:
             try:
                 with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
                     return {key: content[key] for key in content.files}
-            except Exception as error:  # numpy and zipfile raise whatever the bytes suggest
+            except Exception as error:  # numpy and zipfile raise many kinds
                 raise StoreError(
                     f"{path} must hold a part of an evaluation, but is damaged "
                     f"({type(error).__name__}); delete it to have it computed again"
@@ -68,7 +68,7 @@ class Journal:
         arrays = compute()
 
         def write(temporary: Path) -> None:
-            with open(temporary, "wb") as file:  # to a mere name numpy would append .npz
+            with open(temporary, "wb") as file:  # numpy would append .npz to a name
                 np.savez(file, **arrays)  # type: ignore[arg-type]
 
         atomic.replace(path, write)
@@ -76,10 +76,10 @@ class Journal:
 
 
 def digest(*tensors: Tensor) -> str:
-    """Return a SHA-256 of what tensors hold, their shapes and types included."""
-    found = hashlib.sha256()
+    """Return a SHA-256 of the values, shapes and types of tensors."""
+    sha = hashlib.sha256()
     for tensor in tensors:
-        found.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         plain = tensor.detach().cpu().contiguous().flatten()
-        found.update(plain.view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        sha.update(plain.view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
