@@ -37,21 +37,21 @@ class PublishedRule:
 
     title: str
     advice: str
-    look_for: Callable[[Tables], Iterator[Contradiction]]
+    find_all: Callable[[Tables], Iterator[Contradiction]]
 
 
 RULES: dict[str, PublishedRule] = {}
 
 
-Look = Callable[[Tables], Iterator[Contradiction]]
+Finder = Callable[[Tables], Iterator[Contradiction]]
 
 
-def rule(name: str, title: str, advice: str) -> Callable[[Look], Look]:
+def rule(name: str, title: str, advice: str) -> Callable[[Finder], Finder]:
     """Add a function to `RULES`."""
 
-    def register(look_for: Look) -> Look:
-        RULES[name] = PublishedRule(title, advice, look_for)
-        return look_for
+    def register(find_all: Finder) -> Finder:
+        RULES[name] = PublishedRule(title, advice, find_all)
+        return find_all
 
     return register
 

@@ -3,16 +3,15 @@
 True robust accuracy is at most the accuracy under any attack. So where two numbers contradict each
 other, the one that is better for the defender is wrong: its attack missed what the other one found.
 A number that is no better than a guess is never flagged, since it claims nothing. When two numbers
-contradict each other is decided by :mod:`fastrobust.evaluation.comparisons`, as in a run of one's
-own, where more than the numbers is known.
+contradict each other is decided by :mod:`fastrobust.evaluation.comparisons`, as in a run, where
+more than the numbers is known.
 """
 
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ..evaluation import comparisons
-from ..evaluation.comparisons import DOUBT, LEVEL, beats
+from ..evaluation.comparisons import DOUBT, LEVEL, beats, survivors
 from .contradictions import RULES, Contradiction, chance, rule
 from .numbers import Number, Tables
 
@@ -43,7 +42,7 @@ def contradictions(tables: Tables, only: str | None = None) -> list[Contradictio
     return [
         replace(contradiction, rule=name, sentence=f"{contradiction.sentence}.")
         for name in (RULES if only is None else (only,))
-        for contradiction in RULES[name].look_for(tables)
+        for contradiction in RULES[name].find_all(tables)
     ]
 
 
@@ -144,8 +143,7 @@ def _larger(tables: Tables) -> Iterator[Contradiction]:
 def _survivors(tables: Tables) -> Iterator[Contradiction]:
     """Look for unbounded attacks that leave more images than a guess is right on."""
     for number in tables.white_box():
-        verdict = comparisons.survivors(number.survival, tables.guess)
-        if not number.bounded and verdict == "fail":
+        if not number.bounded and survivors(number.survival, tables.guess) == "fail":
             truth = (
                 "every image can become any other"
                 if number.targeted
@@ -171,11 +169,7 @@ def _above_clean(tables: Tables) -> Iterator[Contradiction]:
             yield from _against(number, clean, why)
 
 
-@rule(
-    "twice",
-    "Two numbers for one measurement",
-    "Ask the authors which one was measured so.",
-)
+@rule("twice", "Two numbers for one measurement", "Ask the authors which one was measured so.")
 def _twice(tables: Tables) -> Iterator[Contradiction]:
     """Compare with the same measurement in another table."""
     for number in tables.attacks():
