@@ -17,8 +17,8 @@ Thresholds:
 
 - `LEVEL`: a contradiction fails where chance makes it less often than once in a hundred. A table
   of a hundred numbers then raises about one false alarm.
-- `DOUBT`: two rates further apart than chance makes them every second time are a warning.
-- `ROUNDING`: two printed rates with three decimals may differ by so much and be equal.
+- `DOUBT`: two rates are a warning where chance makes such a difference less often than not.
+- `ROUNDING`: two equal rates may differ by this when printed with three decimals.
 - `FEW`, `MISSED`: three images, and more than a share of them, that only the weaker attack breaks
   are a warning, whatever the stronger one breaks besides.
 """

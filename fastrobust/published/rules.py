@@ -15,7 +15,7 @@ from ..evaluation.comparisons import DOUBT, LEVEL, beats, survivors
 from .contradictions import RULES, Contradiction, chance, rule
 from .numbers import Number, Tables
 
-FLAT, WIDE = 0.02, 4.0  # a plateau: so little changes while a parameter grows so many times
+FLAT, WIDE = 0.02, 4.0  # a plateau: rates within FLAT while a parameter grows WIDE times
 
 
 def contradictions(tables: Tables, only: str | None = None) -> list[Contradiction]:

@@ -1,4 +1,4 @@
-"""How far a rate over a finite number of images can be trusted."""
+"""Intervals and tests of rates over a finite number of images."""
 
 import math
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ Z_95 = 1.959963984540054  # the 97.5% quantile of the normal distribution
 def wilson(hits: int, count: int, z: float = Z_95) -> tuple[float, float]:
     """Return Wilson's score interval of a rate, 95% by default.
 
-    Unlike the textbook interval it stays inside [0, 1] and keeps its width at rates of 0 and 1,
-    where robustness tables live (E. B. Wilson, JASA 22, 1927, pp. 209-212).
+    Unlike the normal interval it stays inside [0, 1] and does not shrink to zero at rates of 0 and
+    1, which are common in robustness tables (E. B. Wilson, JASA 22, 1927, pp. 209-212).
 
     Args:
         hits: Number of successes, 0 to `count`.
@@ -35,17 +35,17 @@ def wilson(hits: int, count: int, z: float = Z_95) -> tuple[float, float]:
     scale = 1 + z * z / count
     centre = (rate + z * z / (2 * count)) / scale
     half = z / scale * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
-    # Rounding alone would leave 1e-18 where the bound is exactly the end of the scale.
+    # Without this, rounding would give 1e-18 instead of 0.
     low = 0.0 if hits == 0 else centre - half
     high = 1.0 if hits == count else centre + half
     return low, high
 
 
 def sign_test(more: int, fewer: int) -> float:
-    """Return the chance that of `more + fewer` fair coins so many, or more, fall one way.
+    """Return the p-value of the exact sign test: `more` or more of `more + fewer` by fair coins.
 
-    The exact one-sided test of paired yes-or-no results that differ (McNemar, Psychometrika 12,
-    1947, pp. 153-157), of which `more` go one way and `fewer` the other.
+    One-sided, for paired yes-or-no results that differ (McNemar, Psychometrika 12, 1947, pp.
+    153-157): `more` of them go one way and `fewer` the other.
 
     >>> from fastrobust.utils import stats
     >>> stats.sign_test(3, 0)
@@ -56,11 +56,11 @@ def sign_test(more: int, fewer: int) -> float:
 
 
 def difference(one: float, other: float, counts: tuple[int, int]) -> float:
-    """Return the two-sided p-value of a difference of two rates: how often chance makes it.
+    """Return the two-sided p-value of a difference of two rates.
 
     The z-test of two proportions with their pooled variance: a chi-squared test without correction.
-    It takes the samples for independent. Over the same images two rates differ by chance no more
-    than that, so that what it calls significant there is so.
+    It takes the samples for independent. Over the same images chance differences are smaller, so
+    a difference that it calls significant is significant there too.
 
     Args:
         one: A rate in [0, 1].

@@ -14,5 +14,5 @@ class TextTable:
 
 
 def slug(model_name: str) -> str:
-    """Return a model's name as it stands in file names: ``o-softmax-ce``."""
+    """Return a model's name for use in file names: ``o-softmax-ce``."""
     return model_name.lower().replace(":", "-")
