@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import attack_table
 import numpy as np
 import numpy_attacks
 import numpy_cw
@@ -169,13 +170,7 @@ def test_a_target_is_reached_at_the_least_distance():
 # What must not change a result, and what must
 
 QUICK = {"max_steps": 40, "learning_rate": 0.05, "initial_const": 0.1, "binary_search_steps": 3}
-ATTACKS = [
-    CWL2(**QUICK),
-    CWL2(**QUICK, view="units", on_failure="clean", abort_from=1e6),
-    CWL2(**QUICK, confidence=0.05, abort_early=False),
-    ModifiedCWL2(**QUICK),
-    ModifiedCWL2(**QUICK, metric="squared"),
-]
+ATTACKS = attack_table.CW
 CLOSE = {"rtol": 0, "atol": 1e-7}  # forty steps of Adam on sums in another order
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 
+import attack_table
 import numpy as np
 import numpy_attacks
 import numpy_search
@@ -148,11 +149,7 @@ def test_hyperplanes_are_reached_by_the_shortest_way(name, classes, dtype):
 
 # What changes nothing
 
-ATTACKS = [
-    DeepFool(candidates=5),
-    DeepFool(candidates=3, max_steps=4, overshoot=0.1, clip=None),
-    DeepFool(candidates=16, max_steps=20, view="units"),
-]
+ATTACKS = attack_table.DEEPFOOL
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)

@@ -1,5 +1,6 @@
 """FAB against its numpy rewrite, closed forms, and what must not change its result."""
 
+import attack_table
 import numpy as np
 import numpy_attacks
 import numpy_fab
@@ -266,7 +267,7 @@ def test_fields_are_checked_and_read_back():
 
 # What must not change it
 
-ATTACKS = [FAB(steps=4), FAB(norm="l2", steps=4, restarts=2, targets=2, clip=None)]
+ATTACKS = attack_table.FABS
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)

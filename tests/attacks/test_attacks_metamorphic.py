@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import attack_table
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,21 +11,10 @@ from torch import nn
 
 import fastrobust as fr
 from fastrobust import engine
-from fastrobust.attacks import BIM, FGSM, MIM, PGD, Square, base
+from fastrobust.attacks import BIM, FGSM, MIM, PGD, base
 from fastrobust.engine import gradients, scheduler
 
-ATTACKS = [
-    FGSM(eps=0.1),
-    BIM(eps=0.1, keep="best"),
-    MIM(eps=0.1),
-    PGD(eps=0.05, step_size=0.02, steps=8),
-    PGD(eps=0.05, step_size=0.02, steps=6, restarts=3, loss="margin"),
-    PGD(eps=0.05, step_size=0.02, steps=6, restarts=3, keep="last", loss="dlr"),
-    PGD(eps=0.3, step_size=0.1, steps=8, norm="l2", loss="train"),
-    PGD.madry(0.05),
-    Square(eps=0.06, queries=40, restarts=2),
-    Square(eps=0.4, norm="l2", loss="ce", queries=40),
-]
+ATTACKS = attack_table.IN_BALL
 # Rows are added up in another order when the batch is another.
 CLOSE = {"rtol": 0, "atol": 1e-9}
 

@@ -1,0 +1,68 @@
+"""What holds for every attack, one after another; no attack is left out."""
+
+import copy
+
+import attack_table
+import pytest
+import torch
+from test_attacks_metamorphic import images, small_model
+
+from fastrobust import attacks
+from fastrobust.attacks import LBFGS, Attack
+from fastrobust.attacks.fields import kinds
+
+EVERY = pytest.mark.parametrize("attack", attack_table.ALL, ids=repr)
+
+
+def run(attack, model, x, y, **options):
+    if isinstance(attack, LBFGS):  # targeted only
+        return attack.run(model, x, target=(y + 1) % 5, **options)
+    return attack.run(model, x, y, **options)
+
+
+def test_no_attack_is_left_out():
+    ours = {
+        name: kind for name, kind in kinds(Attack).items() if kind.__module__.startswith("fastr")
+    }
+    assert set(ours.values()) == {type(attack) for attack in attack_table.ALL}
+    assert set(ours) <= set(attacks.__all__)
+
+
+@EVERY
+def test_its_repr_reads_back(attack):
+    assert attacks.from_repr(repr(attack)) == attack
+
+
+@EVERY
+def test_it_has_what_other_packages_ask_for(attack):
+    kind = type(attack)
+    assert kind.per_row in (None, "eps", "initial_const")
+    assert isinstance(kind.unbounded, bool) and kind.cost >= 0
+    # What nothing bounds has no radius; FAB's eps is only where its random starts are.
+    assert kind.unbounded == (kind.per_row != "eps")
+    assert set(kind.letters) <= set(kind.__dataclass_fields__)
+
+
+@EVERY
+def test_results_model_and_input(attack):
+    model, (x, y) = small_model(), images(6)
+    before, state = x.clone(), copy.deepcopy(model.state_dict())
+    result = run(attack, model, x, y, seed=1)
+    assert torch.equal(x, before) and x.grad is None
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    decision = model.predict(result.adv)
+    assert torch.equal(result.decision, decision)
+    wanted = decision == (y + 1) % 5 if isinstance(attack, LBFGS) else decision != y
+    assert torch.equal(result.success, wanted)
+    change = (result.adv - x).flatten(1)
+    torch.testing.assert_close(result.l2, change.norm(dim=1))
+    torch.testing.assert_close(result.linf, change.abs().amax(1))
+    if attack.clip is not None:
+        assert result.adv.min() >= attack.clip[0] and result.adv.max() <= attack.clip[1]
+    if attack.per_row == "eps":
+        size = result.l2 if getattr(attack, "norm", "linf") == "l2" else result.linf
+        assert (size <= attack.eps + 1e-12).all()
+    assert (result.queries > 0).all()
+    again = run(attack, model, x, y, seed=1)
+    assert torch.equal(again.adv, result.adv) and torch.equal(again.queries, result.queries)
