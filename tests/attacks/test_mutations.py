@@ -20,7 +20,7 @@ from fastrobust.attacks.base import Attack
 from fastrobust.attacks.sign_rule import SignAttack
 from fastrobust.attacks.state import Rows
 from fastrobust.engine import gradients
-from fastrobust.evaluation import worst_case
+from fastrobust.evaluation import threat_model, worst_case
 
 PGD_ATTACK = PGD(eps=test_attacks_linear.EPS, step_size=0.02)
 APGD_ATTACK = APGD(eps=0.1, loss="margin")
@@ -140,7 +140,7 @@ def rivals_by_lowest_score(patch):
 
 def outside_of_the_ball_counts(patch):
     """Takes what a minimal attack finds at any distance for a success."""
-    patch.put(worst_case, "into_ball", lambda x, *_: x)
+    patch.put(threat_model, "into_ball", lambda x, *_: x)
 
 
 def all_images_go_on(patch):
