@@ -10,11 +10,11 @@ from .. import attacks, data, engine
 from ..engine.prepared import Model
 from ..evaluation import files
 from ..evaluation.evaluation import Evaluation, evaluate
-from ..paper.columns import BUDGETS
+from ..paper.columns import COMPARED_EPS
 from ..report import evaluation_page
 from ..runs.folder import checkpoint_path, evaluation_path
 from ..runs.plan import Plan
-from ..train.recipes import MODEL_NAMES
+from ..train.classifiers import MODEL_NAMES
 from . import loading
 
 
@@ -75,7 +75,7 @@ def examine_run(plan: Plan, budget: str, *, device: str, data_root: Path | None,
         wanted["count"] = len(images)
     paths = {name: str(checkpoint_path(out, name)) for name in plan.models if name in MODEL_NAMES}
     for name, path in paths.items():
-        for eps in BUDGETS:
+        for eps in COMPARED_EPS:
             folder = evaluation_path(out, name, eps)
             if files.holds(folder, wanted):
                 continue

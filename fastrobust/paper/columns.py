@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from .. import attacks
-from ..train.recipes import DEFENCE_NAMES, MODEL_NAMES
+from ..train.classifiers import DEFENCE_NAMES, MODEL_NAMES
 from . import printed
 
 CE, MSE, CODED = MODEL_NAMES
@@ -17,7 +17,7 @@ HONEST = "PGD on class scores"
 LENGTHS = (64, 256, 1024)  # beside 128, the plain name's; the paper's section 4.2
 CODED_MODELS = (f"{CODED}:64", CODED, *(f"{CODED}:{length}" for length in LENGTHS[1:]))
 COMPARED = (*MODEL_NAMES, *DEFENCE_NAMES)
-BUDGETS = (0.1, 0.2)  # of the comparison: the middle and the end of the paper's grids of eps
+COMPARED_EPS = (0.1, 0.2)  # of the comparison: the middle and the end of the paper's grids of eps
 # Figure 1: on it lie the .03 and the .35 that the paper found.
 PROBES = (
     *(round(0.01 * n, 9) for n in range(1, 6)),
@@ -33,7 +33,7 @@ Make = Callable[[float], object]
 
 
 @dataclass(frozen=True)
-class Effort:
+class OptimiserSettings:
     """How long the unbounded attacks may optimise.
 
     Attributes:
@@ -122,13 +122,16 @@ def _deep_fool(view: Literal["class", "units"]) -> Make:
     return lambda steps: attacks.DeepFool(max_steps=int(steps), view=view)
 
 
-def columns(effort: Effort) -> tuple[Column, ...]:
+def columns(optimiser: OptimiserSettings) -> tuple[Column, ...]:
     """Return every column of every table, those of one table in the order of the page."""
     literal: dict[str, Any] = {
         "on_failure": "clean",
         "abort_from": 1e6,
     }  # what cleverhans v2.1.0 does
-    adam: dict[str, Any] = {"max_steps": effort.cw_steps, "learning_rate": effort.learning_rate}
+    adam: dict[str, Any] = {
+        "max_steps": optimiser.cw_steps,
+        "learning_rate": optimiser.learning_rate,
+    }
 
     def cw(c: float, **fields: Any) -> object:
         return attacks.CWL2(initial_const=c, **adam, **fields)
@@ -144,11 +147,11 @@ def columns(effort: Effort) -> tuple[Column, ...]:
 
     def lbfgs_units(c: float) -> object:
         return attacks.LBFGS(
-            initial_const=c, max_steps=effort.lbfgs_steps, view="units", on_failure="clean"
+            initial_const=c, max_steps=optimiser.lbfgs_steps, view="units", on_failure="clean"
         )
 
     def lbfgs(c: float) -> object:
-        return attacks.LBFGS(initial_const=c, max_steps=effort.lbfgs_steps, loss="ce")
+        return attacks.LBFGS(initial_const=c, max_steps=optimiser.lbfgs_steps, loss="ce")
 
     def signs(table: int, targeted: bool) -> list[Column]:
         return [
@@ -176,7 +179,7 @@ def columns(effort: Effort) -> tuple[Column, ...]:
     victims = (MSE, CODED)
     attacked = (CE, CODED)
     tenth: dict[str, Any] = {"models": CODED_MODELS, "values": (0.1,)}
-    twice: dict[str, Any] = {"models": COMPARED, "values": BUDGETS}
+    twice: dict[str, Any] = {"models": COMPARED, "values": COMPARED_EPS}
     longest: dict[str, Any] = {"models": COMPARED, "parameter": "max_steps", "values": (40,)}
     dearest: dict[str, Any] = {"models": COMPARED, "parameter": "initial_const", "values": (10,)}
     return (

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from ..data import NAMES as DATA_SETS
 from ..runs.plan import Cell, Plan
-from ..train.recipes import MODEL_NAMES, default_config
+from ..train.classifiers import MODEL_NAMES
+from ..train.recipes import default_config
 from . import printed
 from .columns import (
     ABLATION,
@@ -16,7 +17,7 @@ from .columns import (
     FIGURE_1,
     HONEST,
     Column,
-    Effort,
+    OptimiserSettings,
     columns,
 )
 
@@ -33,14 +34,14 @@ class _Preset:
 
     limit: int | None
     batch: int
-    effort: Effort
+    optimiser: OptimiserSettings
 
 
 _PRESETS = {
-    "paper": _Preset(limit=None, batch=500, effort=Effort()),
-    "quick": _Preset(limit=120, batch=120, effort=Effort(70, 0.05, 40)),
+    "paper": _Preset(limit=None, batch=500, optimiser=OptimiserSettings()),
+    "quick": _Preset(limit=120, batch=120, optimiser=OptimiserSettings(70, 0.05, 40)),
     # As far as the paper's thousand steps of 0.01 can go, in a fifth of the time.
-    "cpu": _Preset(limit=100, batch=100, effort=Effort(200, 0.05, 200)),
+    "cpu": _Preset(limit=100, batch=100, optimiser=OptimiserSettings(200, 0.05, 200)),
 }
 PRESETS = tuple(_PRESETS)
 
@@ -65,14 +66,14 @@ _NOTES = (
 )
 
 
-def _effort_note(effort: Effort) -> str:
+def _optimiser_note(optimiser: OptimiserSettings) -> str:
     """Say how long the unbounded attacks optimise, and where that is not what the paper did."""
     text = (
-        f"CWL2 and the modified CWL2 take 5 x {effort.cw_steps} steps with learning rate "
-        f"{effort.learning_rate:g}, L-BFGS at most 5 x {effort.lbfgs_steps}"
+        f"CWL2 and the modified CWL2 take 5 x {optimiser.cw_steps} steps with learning rate "
+        f"{optimiser.learning_rate:g}, L-BFGS at most 5 x {optimiser.lbfgs_steps}"
     )
-    full = Effort()
-    if effort == full:
+    full = OptimiserSettings()
+    if optimiser == full:
         return text + ", as the paper's did."
     return (
         f"{text}, where the paper's took 5 x {full.cw_steps} with {full.learning_rate:g} and "
@@ -124,10 +125,10 @@ def make(
     if like is not None and like not in DATA_SETS:
         raise ValueError(f"like must be one of {', '.join(DATA_SETS)}, got {like!r}")
     settings = _PRESETS[preset]
-    shown = [column for column in columns(settings.effort) if column.table in chosen]
+    shown = [column for column in columns(settings.optimiser) if column.table in chosen]
     cells = [cell for table in TABLES if table in chosen for cell in _cells(table, shown)]
     if 3 not in chosen:
-        cells += _white_box_of(cells, columns(settings.effort))
+        cells += _white_box_of(cells, columns(settings.optimiser))
     if only is not None:
         cells = _only(cells, set(only))
     return Plan(
@@ -140,7 +141,7 @@ def make(
         limit=settings.limit if limit is None else limit,
         seed=seed,
         batch=settings.batch,
-        notes=(*_NOTES, _effort_note(settings.effort)),
+        notes=(*_NOTES, _optimiser_note(settings.optimiser)),
     )
 
 

@@ -25,10 +25,15 @@ def source() -> str:
     return _content()["source"]
 
 
-def _records(table: int, attack: str) -> Iterator[dict[str, Any]]:
-    for record in _content()["rows"]:
-        if record["table"] == table and record["attack"] == attack:
-            yield record
+@cache
+def _results() -> dict[tuple[int, str, str, str], dict[float | None, float]]:
+    """Return {(table, data set, model, attack): {parameter value: number}}."""
+    return {
+        (record["table"], record["data_set"], record["model"], record["attack"]): dict(
+            zip(record["values"], record["results"], strict=True)
+        )
+        for record in _content()["rows"]
+    }
 
 
 def lookup(
@@ -44,41 +49,40 @@ def lookup(
         attack: The paper's name of the column, or ``"clean"`` in Table 4.
         value: The parameter's value above the column.
 
-    >>> from fastrobust import paper
-    >>> paper.lookup(3, "mnist", "R:TANH:MSE", "BIM", 0.1)
+    >>> from fastrobust.paper import printed
+    >>> printed.lookup(3, "mnist", "R:TANH:MSE", "BIM", 0.1)
     0.429
-    >>> paper.lookup(4, "mnist", "O:SOFTMAX:CE", "clean")
+    >>> printed.lookup(4, "mnist", "O:SOFTMAX:CE", "clean")
     0.996
     """
-    for record in _records(table, attack):
-        if (record["data_set"], record["model"]) == (data_set, model):
-            return dict(zip(record["values"], record["results"], strict=True)).get(value)
-    return None
+    return _results().get((table, data_set, model, attack), {}).get(value)
 
 
 def numbers(data_set: str) -> Iterator[tuple[int, str, str, float | None, float]]:
     """Yield table, model, column, value and number of everything printed for a data set.
 
-    >>> from fastrobust import paper
-    >>> len(list(paper.numbers("mnist")))
+    >>> from fastrobust.paper import printed
+    >>> len(list(printed.numbers("mnist")))
     161
     """
-    for record in _content()["rows"]:
-        if record["data_set"] == data_set:
-            for value, result in zip(record["values"], record["results"], strict=True):
-                yield record["table"], record["model"], record["attack"], value, result
+    for (table, name, model, attack), results in _results().items():
+        if name == data_set:
+            for value, number in results.items():
+                yield table, model, attack, value, number
 
 
+@cache
 def grid(table: int, attack: str) -> tuple[str, tuple[float, ...]]:
     """Return the parameter's name and the values above one group of columns.
 
     Raises:
         ValueError: The table has no such column.
 
-    >>> from fastrobust import paper
-    >>> paper.grid(5, "Madry")
+    >>> from fastrobust.paper import printed
+    >>> printed.grid(5, "Madry")
     ('eps', (0.04, 0.06, 0.08, 0.1))
     """
-    for record in _records(table, attack):
-        return record["parameter"], tuple(record["values"])
+    for record in _content()["rows"]:
+        if (record["table"], record["attack"]) == (table, attack):
+            return record["parameter"], tuple(record["values"])
     raise ValueError(f"table and attack must name a column of the paper, got {table} and {attack}")

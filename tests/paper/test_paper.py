@@ -8,7 +8,7 @@ from fastrobust.paper import printed as paper
 
 
 def records():
-    content = json.loads(resources.files("fastrobust").joinpath("paper_tables.json").read_text())
+    content = json.loads(resources.files("fastrobust.paper").joinpath("tables.json").read_text())
     return content["rows"]
 
 

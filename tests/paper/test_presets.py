@@ -6,12 +6,12 @@ import pytest
 from fastrobust import attacks
 from fastrobust.paper import presets
 from fastrobust.paper import printed as paper
-from fastrobust.train.training import MODEL_NAMES
+from fastrobust.train.classifiers import MODEL_NAMES
 
 
 def printed(data_set):
     """Every number the paper prints for a data set: its place, read from the records alone."""
-    text = resources.files("fastrobust").joinpath("paper_tables.json").read_text()
+    text = resources.files("fastrobust.paper").joinpath("tables.json").read_text()
     for record in json.loads(text)["rows"]:
         if record["data_set"] == data_set:
             for value in record["values"]:
