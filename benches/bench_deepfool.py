@@ -17,7 +17,8 @@ from torch import Tensor
 import fastrobust as fr
 from fastrobust import engine
 from fastrobust.attacks import AttackResult, DeepFool
-from fastrobust.train.training import default_config, train
+from fastrobust.train.recipes import default_config
+from fastrobust.train.training import train
 from fastrobust.utils import malloc
 
 from .timer import interleave, ratio

@@ -23,7 +23,7 @@ from fastrobust import data, engine
 from fastrobust.attacks import LBFGS, random_targets
 from fastrobust.attacks.targets import goal
 from fastrobust.engine import gradients, scheduler
-from fastrobust.train import training
+from fastrobust.train import recipes, training
 
 from .timer import interleave, ratio
 
@@ -79,7 +79,7 @@ class Problem:
 
 def classifier(name: str, digits: data.DataSet) -> fr.Classifier:
     """Train one for a few epochs."""
-    config = training.default_config("digits", name, epochs=8)
+    config = recipes.default_config("digits", name, epochs=8)
     with TemporaryDirectory() as folder:
         return training.train(digits, name, config, Path(folder) / "net.safetensors")
 

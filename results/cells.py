@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastrobust.evaluation import files
-from fastrobust.train.recipes import MODEL_NAMES
+from fastrobust.train.classifiers import MODEL_NAMES
 
 HERE = Path(__file__).parent
 # The run folders of each data set, the one with the most images first.

@@ -19,7 +19,7 @@ import fastrobust as fr
 from fastrobust.attacks import BIM, CWL2, FGSM, LBFGS, MIM, PGD, DeepFool, ModifiedCWL2
 from fastrobust.models.heads import Surrogate
 from fastrobust.paper import printed
-from fastrobust.train.recipes import MODEL_NAMES
+from fastrobust.train.classifiers import MODEL_NAMES
 
 HERE = Path(__file__).parent
 CE, MSE, CODED = MODEL_NAMES

@@ -15,7 +15,7 @@ from cells import CELLS, HERE, NAMES, NEAR, RUNS, evaluations, lookup
 from fastrobust.evaluation import files
 from fastrobust.paper import printed as paper
 from fastrobust.paper.columns import HONEST
-from fastrobust.train.recipes import MODEL_NAMES
+from fastrobust.train.classifiers import MODEL_NAMES
 
 FULL = 10_000  # test images of each data set
 # The attack on class scores that corresponds to an attack of the paper; the same name otherwise.

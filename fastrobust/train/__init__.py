@@ -1,7 +1,8 @@
-"""Training: one loop for every head."""
+"""Training: one loop for every classifier."""
 
 from ..utils.text import slug
-from .recipes import MODEL_NAMES, MODELS, TrainConfig, default_config
+from .classifiers import MODEL_NAMES, MODELS
+from .recipes import TrainConfig, default_config
 from .training import augment, build, one_cycle, train
 
 __all__ = [

@@ -1,8 +1,8 @@
 """Training: one loop for every head.
 
-Random numbers come from generators of their own, keyed by seed and epoch, so that a training that
-was killed goes on to the very weights it would have reached (on a CPU with the same number of
-threads; GPU convolutions do not repeat to the bit).
+Every epoch has its own random generator, keyed by the seed, so that a training that was killed goes
+on to the weights it would have reached, bit for bit (on a CPU with the same number of threads; GPU
+convolutions are not repeatable to the bit).
 """
 
 import hashlib
@@ -24,21 +24,8 @@ from ..data import DataSet
 from ..models import checkpoint
 from ..models.classifier import Classifier
 from ..utils.progress import Tracker, track
-from ..utils.text import slug
-from .recipes import MODEL_NAMES, MODELS, TrainConfig, default_config, head_of
+from .recipes import TrainConfig, head_of
 from .state import Resume
-
-__all__ = [
-    "MODELS",
-    "MODEL_NAMES",
-    "TrainConfig",
-    "augment",
-    "build",
-    "default_config",
-    "one_cycle",
-    "slug",
-    "train",
-]
 
 
 def build(data: DataSet, model_name: str, config: TrainConfig, seed: int = 0) -> Classifier:
@@ -71,13 +58,13 @@ def train(
 
     Args:
         data: both splits; the test images only measure the accuracy at the end.
-        model_name: one of :data:`MODELS`, or ``R:TANH:MSE:64`` and the like.
-        config: hyper-parameters, see :func:`default_config`.
-        path: checkpoint to write, see :mod:`fastrobust.checkpoint`.
-        seed: of weights, order, shifts, flips and the starts of an attack; without a key also of
-            the codewords.
+        model_name: one of :data:`~fastrobust.train.MODELS`, or ``R:TANH:MSE:64`` and the like.
+        config: hyper-parameters, see :func:`~fastrobust.train.default_config`.
+        path: checkpoint to write, see :mod:`fastrobust.models.checkpoint`.
+        seed: seed of weights, order, shifts, flips and the starts of an attack; of the codewords,
+            too, unless the configuration has a key.
         device: where to train.
-        progress: shows the epochs, such as :func:`fastrobust.progress.track`; None is silent.
+        progress: shows the epochs, such as :func:`fastrobust.utils.progress.track`; None is silent.
 
     Returns:
         The trained classifier on `device`, in eval mode.
@@ -88,23 +75,23 @@ def train(
         CheckpointError: the kept state is damaged or of a training with other settings.
 
     Warns:
-        UserWarning: after the warm-up, and 100 steps at least, the classifier still does little
-            better than chance. It is trained to the end all the same.
+        UserWarning: after the warm-up, and at least 100 steps, the classifier is hardly better than
+            chance. The training goes on all the same.
 
     Example:
         >>> import tempfile
         >>> import fastrobust as fr
         >>> digits = fr.data.load("digits")
-        >>> config = default_config("digits", "O:SOFTMAX:CE", epochs=1)
+        >>> config = fr.train.default_config("digits", "O:SOFTMAX:CE", epochs=1)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     model = train(digits, "O:SOFTMAX:CE", config, f"{folder}/ce.safetensors")
+        ...     model = fr.train.train(digits, "O:SOFTMAX:CE", config, f"{folder}/ce.safetensors")
         >>> model.predict(digits.x_test).shape
         torch.Size([500])
     """
     for split, x in (("training", data.x_train), ("test", data.x_test)):
         if not len(x):
             raise ValueError(f"data must hold {split} images, got none: load both splits")
-    # Channels last is the order that convolutions of few channels are quickest in.
+    # Channels last is the fastest layout for convolutions of few channels.
     model = build(data, model_name, config, seed).to(device).to(memory_format=torch.channels_last)
     x, y = data.x_train.to(device), data.y_train.to(device)
     optimizer = _optimizer(model, config)
@@ -114,12 +101,13 @@ def train(
         "digest": data.digest,
         "seed": seed,
     }
-    settings = {**facts, **config.facts(), "codewords": _digest(model.head.vectors)}
+    vectors = model.head.vectors
+    codewords = None if vectors is None else checkpoint.weights_digest({"vectors": vectors})
+    settings = {**facts, **config.facts(), "codewords": codewords}
     resume = Resume(Path(f"{path}.resume"), settings, {"model": model, "optimizer": optimizer})
     first = resume.restore()
-    # A text file nobody reads makes a silent progress.
-    start = progress or partial(track, stream=StringIO())
-    with start(config.epochs, f"train {model_name}") as tracker:
+    show = progress or partial(track, stream=StringIO())
+    with show(config.epochs, f"train {model_name}") as tracker:
         tracker.advance(first)
         for epoch in range(first, config.epochs):
             loss, accuracy = _run_epoch(model, x, y, config, optimizer, epoch, seed)
@@ -142,7 +130,7 @@ def train(
 
 
 def augment(x: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Shift images (N, C, H, W) by up to `shift` pixels, zeros follow; mirror each or not.
+    """Shift images (N, C, H, W) by up to `shift` pixels, padded with zeros; mirror half of them.
 
     One gather for the whole batch, and the same pixels on every device.
     """
@@ -162,7 +150,8 @@ def one_cycle(done: float, config: TrainConfig) -> float:
     """Learning rate when a share `done` of the training is over.
 
     Cosines from a 25th of the peak up to it and down to zero: the one cycle of arXiv 1708.07120
-    with the divisor of ``torch.optim.lr_scheduler.OneCycleLR``, for any number of steps.
+    with the divisor of ``torch.optim.lr_scheduler.OneCycleLR``. Unlike that one it ends at zero,
+    and follows from the share alone, so that a resumed training needs no state of it.
     """
     if done < config.warm_up:
         low, height = config.peak_lr / 25, done / config.warm_up
@@ -195,7 +184,7 @@ def _run_epoch(
     epoch: int,
     seed: int,
 ) -> tuple[float, float]:
-    """Pass once over the images; return the mean loss and the accuracy on what it saw."""
+    """Train for an epoch; return the mean loss and the accuracy on its (augmented) images."""
     model.train()
     attack = None if config.attack is None else attacks.from_repr(config.attack)
     generator = torch.Generator().manual_seed(_key(seed, epoch))
@@ -208,8 +197,8 @@ def _run_epoch(
             group["lr"] = one_cycle((epoch + step / len(batches)) / config.epochs, config)
         images = augment(x[rows], config.shift, config.flip, generator)
         if attack is not None:
-            # Batch norms answer the attack in eval mode, as in TRADES (arXiv 1901.08573): an image
-            # is attacked by itself, and only what is trained on moves the running statistics.
+            # The attack sees batch norms in eval mode, as in TRADES (arXiv 1901.08573): an image is
+            # attacked by itself, and only what is trained on updates the running statistics.
             start = _key(seed, f"attack {epoch}")
             images = attack(model, images, y[rows], seed=start, index=rows)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
@@ -224,7 +213,7 @@ def _run_epoch(
 
 
 def _settled(config: TrainConfig, count: int) -> int:
-    """Number of epochs after which a classifier should have begun to learn."""
+    """Return the number of epochs after which a classifier should be better than chance."""
     epochs_of_100_steps = math.ceil(100 / math.ceil(count / config.batch_size))
     return min(config.epochs, max(math.ceil(config.warm_up * config.epochs), epochs_of_100_steps))
 
@@ -253,7 +242,3 @@ def _accuracy(model: Classifier, x: Tensor, y: Tensor) -> float:
 def _key(seed: int, purpose: int | str) -> int:
     """Return the seed of one generator; different (seed, purpose) give unrelated streams."""
     return int.from_bytes(hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:4], "little")
-
-
-def _digest(vectors: Tensor | None) -> str | None:
-    return None if vectors is None else checkpoint.weights_digest({"vectors": vectors})

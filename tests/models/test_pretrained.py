@@ -7,7 +7,7 @@ import torch
 
 import fastrobust as fr
 from fastrobust.models import checkpoint
-from fastrobust.train.recipes import MODEL_NAMES
+from fastrobust.train.classifiers import MODEL_NAMES
 from fastrobust.utils.text import slug
 
 DATA_SETS = {"mnist": (1, 28), "fashion_mnist": (1, 28), "cifar10": (3, 32)}

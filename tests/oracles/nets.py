@@ -10,7 +10,7 @@ from torch import nn
 
 import fastrobust as fr
 from fastrobust import data
-from fastrobust.train import training
+from fastrobust.train import recipes, training
 
 
 def random_net(seed=0, size=(8, 8), **arguments):
@@ -60,7 +60,7 @@ def trained(model_name="O:SOFTMAX:CE"):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        config = training.default_config("digits", model_name, epochs=8)
+        config = recipes.default_config("digits", model_name, epochs=8)
         model = training.train(digits(), model_name, config, Path(folder) / "model.safetensors")
     torch.set_num_threads(threads)
     return model

@@ -14,7 +14,8 @@ from fastrobust.data import DataSet, load
 from fastrobust.models import checkpoint
 from fastrobust.models.classifier import Classifier
 from fastrobust.ops.random_start_op import random_start_ref_
-from fastrobust.train import missing, recipes, training
+from fastrobust.train import classifiers, missing, recipes, training
+from fastrobust.utils.text import slug
 
 PGD = "O:SOFTMAX:CE:PGD"
 ATTACK = "PGD(eps=0.1, loss='train', step_size=0.04, steps=3, keep='last')"
@@ -40,7 +41,7 @@ def settings(**changes):
 
 
 @pytest.mark.filterwarnings("ignore:.*stalled")
-@pytest.mark.parametrize("name", recipes.DEFENCE_NAMES)
+@pytest.mark.parametrize("name", classifiers.DEFENCE_NAMES)
 def test_heads_decode_as_their_names_say(few, path, name):
     model = training.train(few, name, recipes.default_config("digits", name, epochs=1), path)
     z = model.pre_activation(few.x_test).detach().double().numpy()
@@ -227,7 +228,7 @@ def test_adversarial_training_makes_a_net_robust(tmp_path):
     left = {}
     for name, attack in ((PGD, ATTACK), ("O:SOFTMAX:CE", None)):
         config = settings(epochs=8, peak_lr=0.1, shift=0, attack=attack)
-        model = training.train(made_up, name, config, tmp_path / recipes.slug(name))
+        model = training.train(made_up, name, config, tmp_path / slug(name))
         found = attacks.PGD(eps=0.1, steps=20).run(model, x_test, y_test)
         left[name] = 1 - found.success.double().mean().item()
     assert left["O:SOFTMAX:CE"] < 0.3 and left[PGD] > 0.8
@@ -249,7 +250,7 @@ def test_every_data_set_has_its_attack(data_set, attack):
     assert (found.loss, found.keep, found.random_start, found.norm, found.clip) == (
         "train", "last", True, "linf", (0, 1),
     )  # fmt: skip
-    for name in recipes.MODELS:
+    for name in classifiers.MODELS:
         config = recipes.default_config(data_set, name)
         assert (config.attack is None) == (name != PGD)
 

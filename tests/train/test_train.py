@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import fastrobust as fr
+from fastrobust import train
 from fastrobust.data import load
 from fastrobust.models import checkpoint
 from fastrobust.train import training
@@ -42,9 +43,7 @@ def path(tmp_path):
 
 
 def settings(model_name="R:TANH:MSE", **changes):
-    return training.default_config(
-        "digits", model_name, **{"epochs": 4, "batch_size": 16, **changes}
-    )
+    return train.default_config("digits", model_name, **{"epochs": 4, "batch_size": 16, **changes})
 
 
 def weights(path):
@@ -60,16 +59,16 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("model_name", training.MODEL_NAMES)
+@pytest.mark.parametrize("model_name", train.MODEL_NAMES)
 def test_the_papers_models_learn_digits(digits, path, model_name, one_thread):
-    model = training.train(digits, model_name, training.default_config("digits", model_name), path)
+    model = training.train(digits, model_name, train.default_config("digits", model_name), path)
     accuracy = (model.predict(digits.x_test) == digits.y_test).double().mean().item()
     assert accuracy >= 0.985
     assert checkpoint.read_facts(path)["accuracy"] == accuracy
 
 
 @pytest.mark.filterwarnings("ignore:.*stalled")
-@pytest.mark.parametrize("model_name", [*training.MODEL_NAMES, "O:LINEAR:MSE", "O:TANH:MSE"])
+@pytest.mark.parametrize("model_name", [*train.MODEL_NAMES, "O:LINEAR:MSE", "O:TANH:MSE"])
 def test_one_step_is_nesterov_sgd_on_the_scaled_loss(few, path, model_name):
     config = settings(
         model_name, epochs=1, batch_size=200, shift=0, loss_scale=3.0, weight_decay=1.0
@@ -181,8 +180,8 @@ TRAIN_UNTIL_KILLED = """
     _, images, path, threads = sys.argv
     torch.set_num_threads(int(threads))
     progress = lambda total, description: contextmanager(lambda: (yield Tracker()))()
-    config = training.default_config("digits", "O:SOFTMAX:MSE", batch_size=16, epochs=9)
-    training.train(data.load(images), "O:SOFTMAX:MSE", config, path, progress=progress)
+    config = train.default_config("digits", "O:SOFTMAX:MSE", batch_size=16, epochs=9)
+    train.train(data.load(images), "O:SOFTMAX:MSE", config, path, progress=progress)
 """
 
 
@@ -308,9 +307,9 @@ def test_training_runs_on_every_device(few, path, device):
 
 
 @pytest.mark.parametrize("data_set", ["digits", "mnist", "fashion_mnist", "cifar10", "npz:a.npz"])
-@pytest.mark.parametrize("model_name", training.MODEL_NAMES)
+@pytest.mark.parametrize("model_name", train.MODEL_NAMES)
 def test_every_data_set_has_settings(data_set, model_name):
-    config = training.default_config(data_set, model_name, epochs=3)
+    config = train.default_config(data_set, model_name, epochs=3)
     assert config.epochs == 3
     assert config.net == ("digits" if data_set == "digits" else "40-12")
     assert config.flip == (data_set in ("fashion_mnist", "cifar10"))
@@ -336,7 +335,7 @@ def test_impossible_settings_are_refused(changes, message):
 
 def test_unknown_models_and_fields_are_refused(few, path):
     with pytest.raises(ValueError, match="the model must be one of O:SOFTMAX:CE.*got 'O:TANH'"):
-        training.default_config("digits", "O:TANH")
+        train.default_config("digits", "O:TANH")
     with pytest.raises(ValueError, match="the model must be one of"):
         training.train(few, "O:TANH", settings(), path)
     with pytest.raises(TypeError, match="lr"):
@@ -344,20 +343,20 @@ def test_unknown_models_and_fields_are_refused(few, path):
 
 
 def test_slugs():
-    assert [training.slug(name) for name in training.MODEL_NAMES] == [
+    assert [train.slug(name) for name in train.MODEL_NAMES] == [
         "o-softmax-ce",
         "o-softmax-mse",
         "r-tanh-mse",
     ]
-    assert training.slug("R:TANH:MSE:64") == "r-tanh-mse-64"
+    assert train.slug("R:TANH:MSE:64") == "r-tanh-mse-64"
 
 
 @pytest.mark.filterwarnings("ignore:.*stalled")
 @pytest.mark.parametrize("length", [64, 256, 1024])
 def test_a_length_behind_the_name_is_that_of_the_codewords(few, path, length):
     name = f"R:TANH:MSE:{length}"
-    config = training.default_config("digits", name, epochs=1)
-    assert config == training.default_config("digits", "R:TANH:MSE", epochs=1, code_length=length)
+    config = train.default_config("digits", name, epochs=1)
+    assert config == train.default_config("digits", "R:TANH:MSE", epochs=1, code_length=length)
     model = training.train(few, name, config, path)
     assert model.head.vectors.shape == (10, length)
     assert model.units(few.x_test[:2]).shape == (2, length)
@@ -375,7 +374,7 @@ def test_a_length_behind_the_name_is_that_of_the_codewords(few, path, length):
 )
 def test_other_lengths_are_refused(name, words):
     with pytest.raises(ValueError, match=words):
-        training.default_config("digits", name)
+        train.default_config("digits", name)
 
 
 def test_the_length_of_the_name_and_of_the_settings_are_one(few, path):
