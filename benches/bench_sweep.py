@@ -1,4 +1,4 @@
-"""Four columns of CWL2 with everything that a sweep saves, against the same cell by cell.
+"""Four columns of CWL2 with every optimisation of a sweep, against the same cell by cell.
 
 Run ``python -m benches.bench_sweep [--images 100] [--rounds 3] [--models DIR]``: minutes for each
 of the three classifiers, and half a minute each to train them where no run folder has them.
@@ -17,11 +17,12 @@ import torch
 import fastrobust as fr
 from fastrobust.runs.folder import checkpoint_path
 from fastrobust.runs.plan import Cell
-from fastrobust.sweep import measure
 from fastrobust.sweep.collect import Measurement
-from fastrobust.sweep.rows import Savings
-from fastrobust.sweep.testbed import Subject
-from fastrobust.train.recipes import MODEL_NAMES, default_config
+from fastrobust.sweep.measure import measure
+from fastrobust.sweep.rows import SweepOptions
+from fastrobust.sweep.testbed import Testbed
+from fastrobust.train.classifiers import MODEL_NAMES
+from fastrobust.train.recipes import default_config
 from fastrobust.train.training import train
 from fastrobust.utils import malloc
 
@@ -30,22 +31,16 @@ from .timer import Timing, ratio
 ATTACK = "CWL2(initial_const={}, max_steps=100, learning_rate=0.05)"
 CONSTS = (0.01, 0.1, 1, 10)
 CELLS = [Cell(5, "CWL2", "initial_const", c, "m", ATTACK.format(c), targeted=True) for c in CONSTS]
-NONE = Savings(**{field.name: False for field in fields(Savings)})
+NONE = SweepOptions(**{field.name: False for field in fields(SweepOptions)})
 
 
-def sweep(subject: Subject, savings: Savings, together: bool) -> list[Measurement]:
+def sweep(testbed: Testbed, options: SweepOptions, together: bool) -> list[Measurement]:
     """Measure all columns, in one group or one after the other; only rates count."""
-    found: dict[Cell, Measurement] = {}
+    measurements: dict[Cell, Measurement] = {}
     for group in [CELLS] if together else [[cell] for cell in CELLS]:
-        measure.measure(
-            group,
-            subject,
-            found.__setitem__,
-            lambda rows: None,
-            first_success=True,
-            savings=savings,
-        )
-    return [found[cell] for cell in CELLS]
+        for _, completed in measure(group, testbed, first_success=True, options=options):
+            measurements |= completed
+    return [measurements[cell] for cell in CELLS]
 
 
 def executed(cells: list[Measurement]) -> int:
@@ -56,25 +51,25 @@ def executed(cells: list[Measurement]) -> int:
 def timed(call: Callable[[], list[Measurement]]) -> tuple[float, list[Measurement]]:
     """Call once; return the seconds, too."""
     begun = time.perf_counter()
-    found = call()
-    return time.perf_counter() - begun, found
+    cells = call()
+    return time.perf_counter() - begun, cells
 
 
-def compare(subject: Subject, rounds: int) -> str:
-    """Run both ways in turn, `rounds` times, and every saving by itself once."""
+def compare(testbed: Testbed, rounds: int) -> str:
+    """Run both ways in turn, `rounds` times, and each option by itself once."""
     ways: dict[str, Callable[[], list[Measurement]]] = {
-        "cell by cell": lambda: sweep(subject, NONE, together=False),
-        "scheduled": lambda: sweep(subject, Savings(), together=True),
+        "cell by cell": lambda: sweep(testbed, NONE, together=False),
+        "scheduled": lambda: sweep(testbed, SweepOptions(), together=True),
     }
-    found: dict[str, list[Measurement]] = {}
+    results: dict[str, list[Measurement]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            taken, found[name] = timed(way)
+            taken, results[name] = timed(way)
             seconds[name].append(taken)
     plain, saved = (Timing(name, taken[0], tuple(taken)) for name, taken in seconds.items())
     middle, low, high = ratio(plain, saved)
-    naive, scheduled = found.values()
+    naive, scheduled = results.values()
     spent = executed(naive)
     asked = sum(cell.facts["naive"] for cell in naive)
     lines = [
@@ -83,17 +78,17 @@ def compare(subject: Subject, rounds: int) -> str:
         f"({asked / executed(scheduled):.2f})",
         f"  seconds {plain.median:.1f} and {saved.median:.1f}: "
         f"{middle:.2f}x ({low:.2f}-{high:.2f}), {rounds} rounds",
-        *_alone(subject, spent),
+        *_alone(testbed, spent),
         *_rates(naive, scheduled),
     ]
     return "\n".join(lines)
 
 
-def _alone(subject: Subject, spent: int) -> Iterator[str]:
-    """Say what each of the two savings that searches have contributes by itself, run once."""
+def _alone(testbed: Testbed, spent: int) -> Iterator[str]:
+    """Yield what each of the two options for searches contributes by itself, run once."""
     for name in ("first_success", "shared_const"):
-        savings = replace(NONE, **{name: True})
-        taken, cells = timed(lambda savings=savings: sweep(subject, savings, together=True))
+        options = replace(NONE, **{name: True})
+        taken, cells = timed(lambda options=options: sweep(testbed, options, together=True))
         yield (
             f"  {name.replace('_', '-')} alone: {executed(cells)} evaluations, "
             f"{spent / executed(cells):.2f} times fewer; {taken:.1f} s"
@@ -101,7 +96,7 @@ def _alone(subject: Subject, spent: int) -> Iterator[str]:
 
 
 def _rates(naive: list[Measurement], scheduled: list[Measurement]) -> Iterator[str]:
-    """Say the success rate of every column, and whether the same images are behind it."""
+    """Yield the success rate of every column, and whether it is the same images."""
     for const, one, other in zip(CONSTS, naive, scheduled, strict=True):
         a, b = one.rows["success"], other.rows["success"]
         yield (
@@ -137,10 +132,10 @@ def main(arguments: list[str] | None = None) -> None:
     x, y = digits.x_test[: options.images], digits.y_test[: options.images]
     with trained(options.models) as models:
         for name, model in models.items():
-            subject = Subject(model, x, y, digits.num_classes, batch=len(x), seed=0)
-            _ = subject.clean  # asked once, before the clock runs
+            testbed = Testbed(model, x, y, digits.num_classes, batch=len(x), seed=0)
+            _ = testbed.clean  # computed once, before the clock runs
             print(f"{name}, {ATTACK.format(list(CONSTS))}, targeted, {len(x)} digits", flush=True)
-            print(compare(subject, options.rounds), flush=True)
+            print(compare(testbed, options.rounds), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from ..paper import presets
 from ..report import writer
 from ..runs import folder
 from ..runs.plan import Plan
-from ..sweep import measure, runner
+from ..sweep import runner
+from ..sweep.rows import SweepOptions
 from ..train import missing
-from ..train.recipes import MODEL_NAMES, MODELS, split_name
+from ..train.classifiers import MODEL_NAMES, MODELS, split_name
 from ..utils import malloc
 from ..utils.text import slug
 from . import attack, check, loading, terminal
@@ -274,7 +275,7 @@ def _default_out(plan: Plan) -> Path:
 def _savings(text: str | None) -> list[str]:
     """Return the names of "first-success,prefixes", each of them known."""
     names = _words(text) or []
-    measure.switched_off(names)
+    SweepOptions.without(names)
     return names
 
 

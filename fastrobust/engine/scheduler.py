@@ -6,12 +6,15 @@ a fixed number of slots: a row that is done makes room for the next one, so that
 one shape and does not wait for the last rows of a batch (continuous batching).
 """
 
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from .gradients import Oracle
+
+T = TypeVar("T", covariant=True)
 
 
 class Rule(Protocol):
@@ -32,20 +35,20 @@ class Rule(Protocol):
         """Return which rows (N,) have ended."""
 
 
-class RowSource(Protocol):
-    """Where rows come from and go to."""
+class RowSource(Protocol[T]):
+    """Where rows come from, and what is made of them."""
 
     def next_rows(self, count: int) -> tuple[Any, Tensor] | None:
         """Return the state of at most `count` fresh rows and an int64 ticket (N,) for each.
 
-        None where no row is left for now; rows that come home may bring new ones.
+        None where no row is left for now; rows that are done may bring new ones.
         """
 
-    def observe(self, state: Any, tickets: Tensor) -> None:
-        """See the slots after an update; a ticket is -1 where a slot is empty."""
+    def observe(self, state: Any, tickets: Tensor) -> Iterable[T]:
+        """Return what the slots give after an update; a ticket is -1 where a slot is empty."""
 
-    def finish(self, state: Any, tickets: Tensor) -> None:
-        """Take the rows that are done."""
+    def finish(self, state: Any, tickets: Tensor) -> Iterable[T]:
+        """Return what the rows give that are done."""
 
 
 def run_batch(rule: Rule, network: Oracle, state: Any) -> None:
@@ -67,8 +70,8 @@ def run_batch(rule: Rule, network: Oracle, state: Any) -> None:
         state.put(rows, batch)
 
 
-def run_continuous(rule: Rule, network: Oracle, source: RowSource, size: int) -> None:
-    """Let all rows of `source` flow through `size` slots.
+def run_continuous(rule: Rule, network: Oracle, source: RowSource[T], size: int) -> Iterator[T]:
+    """Run all rows of `source` in `size` slots; yield what it makes of them.
 
     Once no row waits, slots stay empty until the last row is done; under a rule whose rows are
     uneven half of the slots go whenever the other half is enough.
@@ -83,10 +86,10 @@ def run_continuous(rule: Rule, network: Oracle, source: RowSource, size: int) ->
         if not ended.any():
             for _ in range(stride):
                 rule.update(network, state)
-                source.observe(state, tickets)
+                yield from source.observe(state, tickets)
             continue
         places = ended.nonzero().flatten()
-        source.finish(state.take(places), tickets[places])
+        yield from source.finish(state.take(places), tickets[places])
         tickets[places] = -1
         empty = (tickets < 0).nonzero().flatten()
         while len(empty) and (fresh := source.next_rows(len(empty))) is not None:

@@ -7,7 +7,7 @@ import torch
 from ..models import checkpoint
 from ..runs.folder import checkpoint_path
 from ..spectral.bounds import LipschitzReport, lipschitz
-from ..train.recipes import MODEL_NAMES
+from ..train.classifiers import MODEL_NAMES
 from .norm_tables import Reports
 from .results import Run
 

@@ -18,12 +18,12 @@ def next_probe(values: Iterable[float], rate_by_value: Mapping[float, float]) ->
         values: The values that may be measured, in any order.
         rate_by_value: Success rates of those that have been; other values are ignored.
 
-    >>> from fastrobust import probing
-    >>> probing.next_probe([0.1, 0.2, 0.3], {})
+    >>> from fastrobust.runs import bisection
+    >>> bisection.next_probe([0.1, 0.2, 0.3], {})
     0.2
-    >>> probing.next_probe([0.1, 0.2, 0.3], {0.2: 1.0})
+    >>> bisection.next_probe([0.1, 0.2, 0.3], {0.2: 1.0})
     0.1
-    >>> probing.next_probe([0.1, 0.2, 0.3], {0.2: 1.0, 0.1: 0.9}) is None
+    >>> bisection.next_probe([0.1, 0.2, 0.3], {0.2: 1.0, 0.1: 0.9}) is None
     True
     """
     grid = sorted(values)
@@ -40,8 +40,8 @@ def outcome(values: Iterable[float], rate_by_value: Mapping[float, float]) -> fl
         values: The values that may be measured.
         rate_by_value: Success rates of those that have been; its value tells which of both it is.
 
-    >>> from fastrobust import probing
-    >>> probing.outcome([0.1, 0.2, 0.3], {0.2: 1.0, 0.1: 0.9})
+    >>> from fastrobust.runs import bisection
+    >>> bisection.outcome([0.1, 0.2, 0.3], {0.2: 1.0, 0.1: 0.9})
     0.2
     """
     measured = sorted(value for value in values if value in rate_by_value)

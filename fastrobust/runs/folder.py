@@ -57,8 +57,8 @@ class StoredCell:
 def cell_key(slug: str, description: Mapping[str, Any]) -> str:
     """Return the file name of a cell: readable words, then a digest of all that defines it.
 
-    >>> from fastrobust import store
-    >>> store.cell_key("BIM(eps=0.1) R:TANH:MSE", {"seed": 0})
+    >>> from fastrobust.runs import folder
+    >>> folder.cell_key("BIM(eps=0.1) R:TANH:MSE", {"seed": 0})
     'bim-eps-0.1-r-tanh-mse-bd048884'
     """
     words = re.sub(r"[^a-z0-9.]+", "-", slug.lower()).strip("-")[:80]

@@ -1,21 +1,25 @@
 """What a sweep measures: a plan is plain data, a list of cells over one data set.
 
-A cell is one place of one table: which attack (its repr), on which model, judged how.
-``presets.make`` writes the plans of the paper; anyone's own plan is a JSON file of the same form.
+A cell is one number of one table: which attack (its repr), on which classifier, with which labels.
+``fastrobust.presets.make`` returns the paper's plans; your own plan is a JSON file of the same
+form.
 """
 
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from .. import attacks
 from ..engine.prepared import PRECISIONS
 
-VIEWS = ("paper", "class")  # what the attack looks at: what the paper's did, or the class scores
+VIEWS = ("paper", "class")  # an attack's loss: the paper's, or one on the class scores
 LABELS = ("own", "true")  # what an untargeted attack moves away from: the model's decision, or y
+_FLAGS = ("targeted", "probe", "distances")
+_CLEAN = "for clean images (attack null)"
 
 
 @dataclass(frozen=True)
@@ -23,22 +27,22 @@ class Cell:
     """One number of one table.
 
     Attributes:
-        table: The paper's table it belongs to; 1, 8 and 9 are ours, see `FIGURE_1`, `ABLATION`
-            and `DEFENCES`.
+        table: Number of its table.
         column: Name above its group of columns.
-        parameter: Name of the parameter that varies over the group, None under clean images.
+        parameter: Name of the parameter that varies over the group, None for clean images.
         value: That parameter's value.
         model: Name of the classifier.
         attack: The attack's repr, None for clean images.
         targeted: Success rate of a targeted attack if True, else accuracy.
-        view: ``"paper"`` for what the paper ran, ``"class"`` for the honest neighbour.
-        labels: What an untargeted attack gets as label: the model's ``"own"`` decision on the clean
+        view: ``"paper"`` for what the paper ran, ``"class"`` for an attack on the class scores.
+        labels: Label that an untargeted attack gets: the model's ``"own"`` decision on the clean
             image, as in the paper (no label leaks), or the ``"true"`` one.
-        source: Another classifier under a transfer attack: `attack` makes its images against that
-            one, and `model` judges them. None where `model` itself is attacked.
-        probe: A cell that a search visits only if it needs it, see ``probing``.
-        distances: Its distances and images count too, not its rate alone, so that no search for the
-            nearest image stops at the first success.
+        source: Name of another classifier for a transfer attack: `attack` makes its images against
+            `source`, and `model` classifies them. None where `model` itself is attacked.
+        probe: The cell is one value of a bisection (``runs/bisection.py``): it is measured only if
+            the bisection comes to it.
+        distances: Report distances and images too, not the rate alone; no search for the nearest
+            image stops at its first success then.
 
     Raises:
         ValueError: A field has a value outside its range, or `attack` is no attack's repr.
@@ -58,36 +62,32 @@ class Cell:
     distances: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.table, int):
-            raise ValueError(f"table must be an integer, got {self.table!r}")
-        if not isinstance(self.value, int | float | None):
-            raise ValueError(f"value must be a number or null, got {self.value!r}")
-        if self.view not in VIEWS:
-            raise ValueError(f"view must be one of {VIEWS}, got {self.view!r}")
-        if self.labels not in LABELS:
-            raise ValueError(f"labels must be one of {LABELS}, got {self.labels!r}")
-        for name in ("targeted", "probe", "distances"):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                raise ValueError(f"{name} must be true or false, got {value!r}")
-            if value and self.attack is None:
-                raise ValueError(f"{name} must be false for clean images (attack null), got true")
-        if not isinstance(self.source, str | None):
-            raise ValueError(f"source must be a classifier's name or null, got {self.source!r}")
-        if self.source is not None and self.attack is None:
-            raise ValueError(
-                f"source must be null for clean images (attack null), got {self.source!r}"
-            )
-        if self.source == self.model:
-            raise ValueError(f"source must be another classifier than model, got {self.source!r}")
-        if self.probe and self.value is None:
-            raise ValueError("value must be a number in a probe, got null")
-        if self.attack is not None:
-            attacks.from_repr(self.attack)
+        clean = self.attack is None
+        rules = [
+            ("table", isinstance(self.table, int), "an integer"),
+            ("value", isinstance(self.value, int | float | None), "a number or null"),
+            ("view", self.view in VIEWS, f"one of {VIEWS}"),
+            ("labels", self.labels in LABELS, f"one of {LABELS}"),
+            *((name, isinstance(getattr(self, name), bool), "true or false") for name in _FLAGS),
+            *((name, not (clean and getattr(self, name)), f"false {_CLEAN}") for name in _FLAGS),
+            ("source", isinstance(self.source, str | None), "a classifier's name or null"),
+            ("source", not clean or self.source is None, f"null {_CLEAN}"),
+            ("source", self.source != self.model, "another classifier than model"),
+            ("value", not self.probe or self.value is not None, "a number in a probe"),
+        ]
+        for name, holds, rule in rules:
+            if not holds:
+                raise ValueError(f"{name} must be {rule}, got {getattr(self, name)!r}")
+        _ = self.parsed_attack
+
+    @cached_property
+    def parsed_attack(self) -> attacks.Attack[Any] | None:
+        """The attack itself, None for clean images."""
+        return None if self.attack is None else attacks.from_repr(self.attack)
 
     @property
     def line(self) -> str:
-        """Name of its line in a table: the model, under transfer ``source → model``."""
+        """Name of its line in a table: the model, for a transfer ``source → model``."""
         return f"{self.source} → {self.model}" if self.source else self.model
 
     @property
@@ -107,15 +107,15 @@ class Plan:
         preset: Name of the preset it came from, or what its author calls it.
         net: Name of the network, as ``models.by_name`` takes it.
         cells: What to measure, in the order of the tables.
-        limit: Number of test images from the first on, None for all.
-        seed: Of targets and random starts; training takes it as well.
-        batch: Rows the network always gets at once. It moves the last bits of a convolution, so it
-            belongs to the identity of a result.
+        limit: Number of test images, the first ones; None for all.
+        seed: Seed of targets and random starts, and of training.
+        batch: Number of rows in every call of the network. It changes the last bits of a
+            convolution, so it is part of a result's identity.
         notes: Sentences for the reader of the report.
-        like: Which of the known data sets `data_set` is a copy of, None for none: its training
-            recipe holds, and the paper's numbers for it stand beside ours.
-        precision: Of the networks while an attack searches, as ``engine.prepare`` takes it;
-            decisions are float32's.
+        like: Known data set that `data_set` is a copy of, None for none: it is trained by that
+            one's recipe, and compared with the numbers printed for it.
+        precision: Precision of the networks during an attack, as ``engine.prepare`` takes it;
+            decisions are made in float32.
 
     Raises:
         ValueError: There is no cell, a number is out of range, or there is no such precision.
@@ -135,12 +135,11 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.cells:
             raise ValueError("cells must name at least one cell, got none")
-        for name, least in (("limit", 1), ("batch", 1), ("seed", 0)):
+        least = {"batch": 1, "seed": 0, **({} if self.limit is None else {"limit": 1})}
+        for name, low in least.items():
             value = getattr(self, name)
-            if name == "limit" and value is None:
-                continue
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+            if not isinstance(value, int) or value < low:
+                raise ValueError(f"{name} must be an integer >= {low}, got {value!r}")
         if self.precision not in PRECISIONS:
             raise ValueError(
                 f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
@@ -148,7 +147,7 @@ class Plan:
 
     @property
     def known_as(self) -> str:
-        """Name of the data set under which recipes and the paper's numbers are found."""
+        """Name of the data set whose recipes and printed numbers are used."""
         return self.like or self.data_set
 
     @property
@@ -160,9 +159,9 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON-able data; `from_json` reads it back."""
         content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        # As in the run folders of before there were such fields.
-        for name, usual in (("like", None), ("precision", "fp32")):
-            if content[name] == usual:
+        # Run folders of older versions lack these fields.
+        for name, default in (("like", None), ("precision", "fp32")):
+            if content[name] == default:
                 del content[name]
         return content
 
@@ -209,7 +208,7 @@ class Plan:
 
 
 def _checked(cls: type, content: object, what: str) -> dict[str, Any]:
-    """Return `content` if it is a mapping with the field names of the dataclass `cls`."""
+    """Return `content` as a dict if its keys are fields of the dataclass `cls`."""
     if not isinstance(content, Mapping):
         raise ValueError(f"a {what} must be a JSON object, got {type(content).__name__}")
     known = {field.name for field in fields(cls)}

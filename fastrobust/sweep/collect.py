@@ -1,25 +1,38 @@
-"""Collects what is found about each image, cell by cell, until a cell is whole."""
+"""Collects finished rows cell by cell: assesses them in full batches, and completes the cells."""
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..attacks import Attack
-from ..attacks.state import State
+from ..attacks.base import Attack
 from ..engine.gradients import Oracle
 from ..engine.scheduler import padded
-from ..runs.plan import Cell
-from .testbed import Subject
+from .testbed import Testbed
+
+
+class FinishedRows(NamedTuple):
+    """Rows that an attack is done with.
+
+    Attributes:
+        cell: (M,) int64 number of the cell in its group.
+        image: (M,) int64 index of the image.
+        state: The attack's state of these rows.
+    """
+
+    cell: Tensor
+    image: Tensor
+    state: Any
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What `store.RunFolder.write` takes: the rows, the sums beside them, some of the images."""
+    """A measured cell, as ``RunFolder.write`` takes it: columns, sums over them, some images."""
 
     rows: dict[str, np.ndarray]
     facts: dict[str, Any]
@@ -27,133 +40,125 @@ class Measurement:
 
 
 @dataclass
-class Account:
-    """Who caused how many evaluations of the network, and what has been charged for them."""
+class _PartialCell:
+    """What is known of a cell so far: columns by name, and sums over its rows."""
 
-    network: Oracle
-    began: float = field(default_factory=time.perf_counter)
-    evaluations: int = 0
-    caused: dict[Cell, int] = field(default_factory=dict)
-
-    def charge(self, cell: Cell) -> tuple[float, int]:
-        """Return a cell's seconds and evaluations: its share of what nobody was charged for yet."""
-        caused = self.caused.pop(cell, 0)
-        share = (caused + 1) / (caused + 1 + sum(self.caused.values()))
-        if not self.caused:
-            share = 1.0
-        now, spent = time.perf_counter(), self.network.evaluations
-        seconds = (now - self.began) * share
-        evaluations = round((spent - self.evaluations) * share)
-        self.began += seconds
-        self.evaluations += evaluations
-        return seconds, evaluations
+    missing: int
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    sums: Counter[str] = field(default_factory=Counter)
+    first_success: bool = False
 
 
-_JUDGED = ("decision", "claimed", "success", "l2", "linf", "queries")
+_COLUMNS = ("decision", "claimed", "success", "l2", "linf", "queries")
 
 
-class Tally:
-    """The rows of some cells that share an attack's rule, judged `subject.batch` at a time.
+class CellCollector:
+    """Collects the rows of a group of cells, and assesses them `testbed.batch` at a time.
 
     Args:
-        network: Whom to ask for the verdicts.
-        subject: On which classifier and images.
-        cells: The cells, by the place that :meth:`add` calls them by.
-        keep: How many of the first images to keep.
-        done: Called with a cell and its measurement as soon as it is whole.
-        advance: Called with the number of rows found.
+        network: The network that decides on the adversarial images.
+        attack: The attack that the cells share, but for its field per row.
+        testbed: Classifier and images.
+        caused: Evaluations of the network that each cell (by its number) has caused so far. The
+            source of the rows counts them; here they apportion what the group has cost.
+        cells: Number of cells.
+        common: Columns that the cells share.
+        keep: Number of adversarial images to keep, the first ones.
     """
 
     def __init__(
         self,
         network: Oracle,
-        subject: Subject,
-        cells: list[Cell],
+        attack: Attack[Any],
+        testbed: Testbed,
+        caused: Mapping[int, int],
+        cells: int,
+        common: dict[str, Tensor],
         keep: int,
-        done: Callable[[Cell, Measurement], None],
-        advance: Callable[[int], None],
     ) -> None:
-        self.subject, self.cells = subject, cells
-        self.account = Account(network, evaluations=network.evaluations)
-        self.account.caused = dict.fromkeys(cells, 0)
-        self._keep, self._done, self._advance = keep, done, advance
-        count = len(subject)
-        self._missing = [count] * len(cells)
-        self._columns: list[dict[str, Tensor]] = [{} for _ in cells]
-        self._sums = [dict.fromkeys(("naive", "invalid", "stalled"), 0) for _ in cells]
-        self._hasty = [False] * len(cells)
-        self._waiting: list[tuple[Tensor, Tensor, State]] = []
+        self._network, self._attack, self._testbed = network, attack, testbed
+        self._caused, self._common, self._keep = caused, common, keep
+        self._partial = {number: _PartialCell(len(testbed)) for number in range(cells)}
+        self._waiting: list[FinishedRows] = []
+        self._begun, self._charged = time.perf_counter(), network.evaluations
 
-    def add(self, rule: Attack[Any], cell: Tensor, place: Tensor, state: State) -> None:
-        """Take rows that are done: which cell (M,) and which image (M,) each belongs to."""
-        self._waiting.append((cell, place, state))
-        while sum(len(cell) for cell, _, _ in self._waiting) >= self.subject.batch:
-            self._judge(rule, self.subject.batch)
+    def add(self, rows: FinishedRows) -> Iterator[tuple[int, dict[int, Measurement]]]:
+        """Take finished rows; yield as :func:`~fastrobust.sweep.measure.measure` does."""
+        self._waiting.append(rows)
+        while sum(len(part.cell) for part in self._waiting) >= self._testbed.batch:
+            yield self._testbed.batch, self._assess(self._testbed.batch)
 
-    def flush(self, rule: Attack[Any]) -> None:
-        """Judge the rows that are left."""
+    def flush(self) -> Iterator[tuple[int, dict[int, Measurement]]]:
+        """Assess the rows that are left, fewer than a batch."""
         if self._waiting:
-            self._judge(rule, sum(len(cell) for cell, _, _ in self._waiting))
+            count = sum(len(part.cell) for part in self._waiting)
+            yield count, self._assess(count)
 
-    def _judge(self, rule: Attack[Any], count: int) -> None:
-        cells, places, states = zip(*self._waiting, strict=True)
-        cell, place, state = torch.cat(cells), torch.cat(places), states[0].join(states[1:])
+    def _assess(self, count: int) -> dict[int, Measurement]:
+        """Assess the first `count` of the waiting rows; return the cells that they complete."""
+        cells, images, states = zip(*self._waiting, strict=True)
+        cell, image, state = torch.cat(cells), torch.cat(images), states[0].join(states[1:])
         rest = torch.arange(count, len(cell), device=cell.device)
-        self._waiting = [(cell[rest], place[rest], state.take(rest))] if len(rest) else []
-        cell, place = cell[:count], place[:count]
+        left = FinishedRows(cell[rest], image[rest], state.take(rest))
+        self._waiting = [left] if len(rest) else []
+        cell, image = cell[:count], image[:count]
         rows = torch.arange(count, device=cell.device)
         # A padded row is no longer valid, and so asks for nothing by itself.
-        whole, tickets = padded(state.take(rows), rows, self.subject.batch)
-        x = self.subject.x[place[tickets.clamp_min(0)]]
-        result = rule.assess(self.account.network, whole, x)
-        found = {name: getattr(result, name)[:count] for name in (*_JUDGED, "adv")}
-        naive = found["queries"] + rule.saved_queries(whole)[:count]
+        batch, tickets = padded(state.take(rows), rows, self._testbed.batch)
+        x = self._testbed.x[image[tickets.clamp_min(0)]]
+        result = self._attack.assess(self._network, batch, x)
+        columns = {name: getattr(result, name)[:count] for name in (*_COLUMNS, "adv")}
+        naive = columns["queries"] + self._attack.saved_queries(batch)[:count]
+        stopped_early = self._attack.stopped_early(batch)[:count]
+        completed = {}
         for number in cell.unique().tolist():
-            mine = cell == number
-            sums = self._sums[number]
-            sums["naive"] += int(naive[mine].sum())
-            sums["invalid"] += int(result.invalid[:count][mine].sum())
-            sums["stalled"] += int(result.stalled[:count][mine].sum())
-            self._hasty[number] |= bool(rule.stopped_early(whole)[:count][mine].any())
-            self._write(number, place[mine], {name: t[mine] for name, t in found.items()})
+            mine, partial = cell == number, self._partial[number]
+            partial.sums["naive"] += int(naive[mine].sum())
+            partial.sums["invalid"] += int(result.invalid[:count][mine].sum())
+            partial.sums["stalled"] += int(result.stalled[:count][mine].sum())
+            partial.first_success |= bool(stopped_early[mine].any())
+            self._put(partial, image[mine], {name: t[mine] for name, t in columns.items()})
+            if not partial.missing:
+                completed[number] = self._measurement(number)
+        return completed
 
-    def _write(self, number: int, place: Tensor, found: dict[str, Tensor]) -> None:
-        """Put rows in their places, and hand the cell over once it is whole."""
-        columns, place = self._columns[number], place.cpu()
-        kept = (place < self._keep).nonzero().flatten()
-        adv = found.pop("adv").cpu()
-        for name, values in (*found.items(), ("adv", adv[kept])):
-            rows = place[kept] if name == "adv" else place
-            if name not in columns:
-                count = self._keep if name == "adv" else len(self.subject)
-                columns[name] = values.cpu().new_zeros((count, *values.shape[1:]))
-            columns[name][rows] = values.cpu()
-        self._missing[number] -= len(place)
-        self._advance(len(place))
-        if not self._missing[number]:
-            self._done(self.cells[number], self._measurement(number))
+    def _put(self, partial: _PartialCell, image: Tensor, columns: dict[str, Tensor]) -> None:
+        """Write rows into a cell's columns, at the indices of their images."""
+        image = image.cpu()
+        kept = (image < self._keep).nonzero().flatten()
+        adv = columns.pop("adv").cpu()
+        for name, values in (*columns.items(), ("adv", adv[kept])):
+            if name not in partial.columns:
+                count = self._keep if name == "adv" else len(self._testbed)
+                partial.columns[name] = values.cpu().new_zeros((count, *values.shape[1:]))
+            partial.columns[name][image[kept] if name == "adv" else image] = values.cpu()
+        partial.missing -= len(image)
 
     def _measurement(self, number: int) -> Measurement:
-        cell, columns, subject = self.cells[number], self._columns[number], self.subject
-        goal = subject.goal(targeted=cell.targeted, labels=cell.labels)
-        adversarial = columns.pop("adv").numpy()
-        rows = {
-            "index": torch.arange(len(subject)),
-            "label": subject.y,
-            "target": goal.y if cell.targeted else torch.full_like(subject.y, -1),
-            "clean": subject.decision,
-            **columns,
-        }
-        seconds, executed = self.account.charge(cell)
+        """Return a cell that is complete, with its share of the cost."""
+        seconds, executed = self._charge(number)
+        partial = self._partial.pop(number)
+        adversarial = partial.columns.pop("adv").numpy()
+        columns = {**self._common, **partial.columns}
         facts = {
             "seconds": seconds,
-            **self._sums[number],
+            **{name: partial.sums[name] for name in ("naive", "invalid", "stalled")},
             "executed": executed,
-            "first_success": self._hasty[number],
+            "first_success": partial.first_success,
         }
-        index = np.arange(len(adversarial))
-        return Measurement(
-            {name: column.cpu().numpy() for name, column in rows.items()},
-            facts,
-            {"index": index, "adversarial": adversarial},
-        )
+        images = {"index": np.arange(len(adversarial)), "adversarial": adversarial}
+        rows = {name: column.cpu().numpy() for name, column in columns.items()}
+        return Measurement(rows, facts, images)
+
+    def _charge(self, number: int) -> tuple[float, int]:
+        """Return a cell's seconds and evaluations: its share of what no cell has paid for yet."""
+        others = [other for other in self._partial if other != number]
+        caused = self._caused[number]
+        share = (caused + 1) / (caused + 1 + sum(self._caused[other] for other in others))
+        if not others:
+            share = 1.0
+        seconds = (time.perf_counter() - self._begun) * share
+        evaluations = round((self._network.evaluations - self._charged) * share)
+        self._begun += seconds
+        self._charged += evaluations
+        return seconds, evaluations

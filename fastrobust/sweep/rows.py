@@ -1,32 +1,35 @@
-"""Rows for the slots: the images of some cells that share a rule, and what those cells can share.
+"""The rows of a group of cells: every image of every cell, and the work that the cells share.
 
-Each saving changes no decision and no number of a table; each can be switched off.
+Each optimisation changes no decision and no number of a table; each can be switched off.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..attacks import Attack
+from ..attacks.base import Attack
 from ..attacks.targets import Goal
 from ..engine.answers import Answer
 from ..engine.gradients import Oracle
-from .collect import Tally
-from .testbed import Subject
+from .collect import FinishedRows
+from .testbed import Testbed
 
 
 @dataclass(frozen=True)
-class Savings:
-    """What a sweep may save.
+class SweepOptions:
+    """The optimisations of a sweep.
 
     Attributes:
         first_success: A search that only counts successes ends at its first one, where its own test
             is the decision, and where no label but the true one can be left by it.
-        shared_const: Searches for c meet at the same c on the same image; that run is made once.
+        shared_const: Searches for c that come to the same c on the same image share that run.
         prefixes: A shorter run is the beginning of a longer one.
-        clean_gradient: All budgets take their first step by one gradient at the clean image.
+        clean_gradient: All values of eps take their first step by one gradient at the clean image.
     """
 
     first_success: bool = True
@@ -34,62 +37,87 @@ class Savings:
     prefixes: bool = True
     clean_gradient: bool = True
 
+    @classmethod
+    def without(cls, names: Iterable[str]) -> "SweepOptions":
+        """Return all optimisations but those named, such as ``"shared-const"``.
 
-class Start:
-    """Makes fresh rows of a group of cells; they differ in the rule's budget alone."""
-
-    def __init__(
-        self, rule: Attack[Any], network: Oracle, subject: Subject, goal: Goal, first_success: bool
-    ) -> None:
-        self.rule, self.network, self.subject, self.goal = rule, network, subject, goal
-        # To leave one's own wrong decision may be to arrive at the true label.
-        own = (goal.sign < 0) | (goal.y == subject.y)
-        self.first_success = own if first_success else torch.zeros_like(own)
-
-    def __call__(self, rule: Attack[Any], place: Tensor, budget: Tensor | None) -> Any:
-        """Return the state of rows at these images (M,) with these budgets (M,)."""
-        x = self.subject.x[place]
-        goal = self.goal
-        wish = Goal(
-            goal.y[place], goal.sign[place], goal.valid[place], goal.asked,
-            None if goal.z is None else goal.z[place],
-        )  # fmt: skip
-        budgets = {} if rule.per_row is None else {rule.per_row: budget}
-        x0 = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
-        state = rule.start(self.network, x0, wish, **budgets, seed=self.subject.seed, index=place)
-        if hasattr(state, "first_success"):
-            state.first_success |= self.first_success[place]
-        return state
+        Raises:
+            ValueError: There is no optimisation of that name.
+        """
+        known = {field.name.replace("_", "-"): field.name for field in fields(cls)}
+        if unknown := sorted(set(names) - set(known)):
+            raise ValueError(f"savings must be among {', '.join(known)}, got {unknown}")
+        return cls(**{known[name]: False for name in names})
 
 
-class Rows:
-    """Every image of every cell in turn: the cells one after the other, so that they end in turn.
+class RowFactory:
+    """Makes fresh rows of a group of cells, which differ in the attack's field per row alone.
 
-    Where the cells differ in how long they run, only the longest is run, and a row is looked at on
-    its way, when it has come as far as a shorter one goes.
+    Args:
+        attack: The attack of the cells; of several lengths, the longest.
+        network: The network that it attacks.
+        testbed: Classifier and images.
+        goal: What the attack shall reach on each image.
+        first_success: Let searches end at their first success where the true label is left.
     """
 
     def __init__(
         self,
-        start: Start,
-        tally: Tally,
-        budgets: list[float],
-        lengths: list[int],
-        savings: Savings,
+        attack: Attack[Any],
+        network: Oracle,
+        testbed: Testbed,
+        goal: Goal,
+        first_success: bool,
     ) -> None:
-        self.rule, self._start, self._tally = start.rule, start, tally
-        self._budgets = torch.tensor(budgets, dtype=torch.float64)
-        self._lengths = lengths
-        count = len(start.subject)
+        self.attack, self.network, self.testbed, self.goal = attack, network, testbed, goal
+        # To leave one's own wrong decision may be to arrive at the true label.
+        suited = (goal.sign < 0) | (goal.y == testbed.y)
+        self.first_success = suited if first_success else torch.zeros_like(suited)
+
+    def make(self, attack: Attack[Any], image: Tensor, value: Tensor | None) -> Any:
+        """Return the state of rows at these images (M,) with these values (M,) of the field."""
+        x, goal = self.testbed.x[image], self.goal
+        z = None if goal.z is None else goal.z[image]
+        goal = Goal(goal.y[image], goal.sign[image], goal.valid[image], goal.asked, z)
+        per_row = {} if attack.per_row is None else {attack.per_row: value}
+        x0 = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
+        state = attack.start(self.network, x0, goal, **per_row, seed=self.testbed.seed, index=image)
+        if hasattr(state, "first_success"):
+            state.first_success |= self.first_success[image]
+        return state
+
+
+class CellRows:
+    """Every image of every cell: cell after cell, so that they are complete one after the other.
+
+    Where the cells differ in how long they run, only the longest is run, and a row is copied on its
+    way, when it has come as far as a shorter one goes.
+
+    Args:
+        factory: Makes the rows.
+        values: Each cell's value of the attack's field per row.
+        lengths: Each cell's number of updates, ascending, where that is what they differ in.
+        clean_gradient: Ask about every clean image once, where that is every row's first question.
+
+    Attributes:
+        attack: The attack that moves the rows.
+        caused: Evaluations of the network that each cell has caused so far.
+    """
+
+    def __init__(
+        self, factory: RowFactory, values: list[float], lengths: list[int], clean_gradient: bool
+    ) -> None:
+        self.attack, self._factory, self._lengths = factory.attack, factory, lengths
+        self._values = torch.tensor(values, dtype=torch.float64)
+        count, cells = len(factory.testbed), len(values)
+        self.caused = Counter(dict.fromkeys(range(cells), 0))
         # Rows run for the last cell alone, where the others are its prefixes.
-        self._first = len(tally.cells) - 1 if lengths else 0
-        self._next, self._end = 0, (len(tally.cells) - self._first) * count
-        self._seen = torch.zeros(len(tally.cells), count, dtype=torch.bool)
-        self._paid = torch.full((count,), start.goal.asked)
-        several = len(tally.cells) - self._first > 1
-        self._clean = None
-        if savings.clean_gradient and several and start.rule.starts_at_image:
-            self._clean = self._clean_answers()
+        self._first = cells - 1 if lengths else 0
+        self._next, self._end = 0, (cells - self._first) * count
+        self._copied = torch.zeros(cells, count, dtype=torch.bool)
+        self._paid = torch.full((count,), factory.goal.asked)
+        several = cells - self._first > 1
+        self._asks_clean = clean_gradient and several and factory.attack.starts_at_image
 
     def next_rows(self, count: int) -> tuple[Any, Tensor] | None:
         """Return fresh rows, one step ahead where the first answer is known."""
@@ -97,70 +125,68 @@ class Rows:
         if not len(tickets):
             return None
         self._next += len(tickets)
-        device = self._start.subject.x.device
-        cell, place = self._whose(tickets)
-        place = place.to(device)
-        budget = self._budgets[cell - self._first].to(device)
-        state = self._start(self.rule, place, budget)
-        if self._clean is not None:
-            answer = Answer(*(part[place] for part in self._clean))
-            live = ~self.rule.done(state)
-            self.rule.book(state, answer, live, 2)
-            self.rule.advance(state, answer, live)
+        device = self._factory.testbed.x.device
+        cell, image = self._split(tickets)
+        image = image.to(device)
+        state = self._factory.make(self.attack, image, self._values[cell].to(device))
+        if self._asks_clean:
+            answer = Answer(*(part[image] for part in self._clean_answers))
+            live = ~self.attack.done(state)
+            self.attack.book(state, answer, live, 2)
+            self.attack.advance(state, answer, live)
         return state, tickets.to(device)
 
-    def observe(self, state: Any, tickets: Tensor) -> None:
-        """Note the rows that have come as far as one of the shorter cells goes."""
+    def observe(self, state: Any, tickets: Tensor) -> Iterator[FinishedRows]:
+        """Yield copies of the rows that have come as far as one of the shorter cells goes."""
         for number, length in enumerate(self._lengths[:-1]):
             rows = ((state.iteration == length) & (tickets >= 0)).nonzero().flatten()
-            fresh = ~self._seen[number, tickets[rows].cpu()]
+            fresh = ~self._copied[number, tickets[rows].cpu()]
             if fresh.any():
                 rows = rows[fresh.to(rows.device)]
-                self._note(number, tickets[rows], state.take(rows))
+                yield self._copy(number, tickets[rows], state.take(rows))
 
-    def finish(self, state: Any, tickets: Tensor) -> None:
-        """Hand rows on to their cell, and to the longer ones that they ended before."""
+    def finish(self, state: Any, tickets: Tensor) -> Iterator[FinishedRows]:
+        """Yield rows for their cell, and for the longer cells whose end they did not come to."""
         if not self._lengths:
-            cell, place = self._whose(tickets.cpu())
-            paid = self._start.goal.asked + (0 if self._clean is None else 2)
+            cell, image = self._split(tickets.cpu())
+            paid = self._factory.goal.asked + (2 if self._asks_clean else 0)
             for number in cell.unique().tolist():
-                mine = state.queries[cell == number] - paid
-                self._tally.account.caused[self._tally.cells[number]] += int(mine.sum())
-            self._tally.add(self.rule, cell.to(tickets.device), place.to(tickets.device), state)
+                self.caused[number] += int((state.queries[cell == number] - paid).sum())
+            yield FinishedRows(cell.to(tickets.device), image.to(tickets.device), state)
             return
         for number in range(len(self._lengths)):
-            rows = (~self._seen[number, tickets.cpu()]).nonzero().flatten().to(tickets.device)
+            rows = (~self._copied[number, tickets.cpu()]).nonzero().flatten().to(tickets.device)
             if len(rows):
-                self._note(number, tickets[rows], state.take(rows))
+                yield self._copy(number, tickets[rows], state.take(rows))
 
-    def _note(self, number: int, place: Tensor, state: Any) -> None:
-        """Hand on what the rows look like now to one of the cells."""
-        here = place.cpu()
-        self._seen[number, here] = True
+    def _copy(self, number: int, image: Tensor, state: Any) -> FinishedRows:
+        """Return rows as they are now for one of the cells."""
+        index = image.cpu()
+        self._copied[number, index] = True
         queries = state.queries.cpu()
-        caused = int((queries - self._paid[here]).sum())
-        self._tally.account.caused[self._tally.cells[number]] += caused
-        self._paid[here] = queries
-        self._tally.add(self.rule, torch.full_like(place, number), place, state)
+        self.caused[number] += int((queries - self._paid[index]).sum())
+        self._paid[index] = queries
+        return FinishedRows(torch.full_like(image, number), image, state)
 
-    def _whose(self, tickets: Tensor) -> tuple[Tensor, Tensor]:
-        count = len(self._start.subject)
+    def _split(self, tickets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cells and the images of tickets."""
+        count = len(self._factory.testbed)
         return self._first + tickets // count, tickets % count
 
+    @cached_property
     def _clean_answers(self) -> Answer:
-        """Ask about every clean image once."""
-        start, rule = self._start, self.rule
-        every = torch.arange(len(start.subject), device=start.subject.x.device)
-        state = start(rule, every, self._budgets[:1].to(every.device).expand(len(every)))
-        sign = state.sign if rule.climbs else -state.sign
+        """The answers at every clean image."""
+        factory, attack, testbed = self._factory, self.attack, self._factory.testbed
+        image = torch.arange(len(testbed), device=testbed.x.device)
+        state = factory.make(attack, image, self._values[:1].to(image.device).expand(len(image)))
+        sign = state.sign if attack.climbs else -state.sign
 
         def ask(
             x: Tensor, y: Tensor, sign: Tensor, label: Tensor | None = None
         ) -> tuple[Tensor, ...]:
-            asked = x, y, rule.objective, sign, label
-            return tuple(start.network.gradient(*asked, confirm=rule.ends_early))
+            asked = x, y, attack.objective, sign, label
+            return tuple(factory.network.gradient(*asked, confirm=attack.ends_early))
 
         label = () if state.label is None else (state.label,)
-        first = self._tally.cells[self._first]
-        self._tally.account.caused[first] += 2 * len(every)
-        return Answer(*start.subject.in_batches(state.x, ask, state.y, sign, *label))
+        self.caused[self._first] += 2 * len(image)
+        return Answer(*testbed.in_batches(state.x, ask, state.y, sign, *label))

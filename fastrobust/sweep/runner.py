@@ -1,32 +1,26 @@
-"""Runs a plan: every cell that is not in the run folder yet.
+"""Runs a plan: measures and writes every cell that the run folder does not hold yet.
 
-Cells that share an attack's rule share its slots. A cell is written when its last row has come
-home; one that fails is written down and the others go on; a kill loses what was running.
+Groups of cells are measured together (``measure.py``; ``work.py`` says which). A cell is written
+when its last row is done; a cell that fails is noted and the others go on; a kill loses only the
+cells under way.
 """
 
 import os
-import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
-from .. import data
-from .._version import __version__
-from ..data import DataSet
-from ..engine.prepared import prepare
-from ..models import checkpoint
-from ..runs.folder import RunFolder, checkpoint_path
-from ..runs.plan import Plan
-from ..utils.processes import Turns, helpers_on
-from ..utils.progress import track
-from .measure import switched_off
-from .tasks import Task, Work, tasks_of, units_of, visits
-from .testbed import Subject
-from .worker import Worker
+from ..runs.bisection import next_probe
+from ..runs.context import RunContext
+from ..runs.plan import Cell, Plan
+from ..utils.processes import Turns, helpers
+from ..utils.progress import Tracker, track
+from .collect import Measurement
+from .measure import measure, measure_transfer
+from .rows import SweepOptions
+from .work import SweepWork, Task, identity, load_work, visits
 
 
 @dataclass
@@ -65,124 +59,159 @@ def run(
         device: Where to compute.
         jobs: Number of processes that share the cells; more than one start new interpreters, so a
             script that asks for them needs its ``if __name__ == "__main__"``.
-        without: Savings to do without: ``"first-success"``, ``"shared-const"``, ``"prefixes"``,
-            ``"clean-gradient"``. None of them changes a rate; the first spares distances.
+        without: Optimisations to disable: ``"first-success"``, ``"shared-const"``, ``"prefixes"``,
+            ``"clean-gradient"``. None of them changes a rate; the first one gives up distances.
 
     Raises:
         FileNotFoundError: A checkpoint or a data file is missing.
         StoreError: The folder holds another run, or a damaged run.json.
-        ValueError: There is no saving of that name, or the plan's precision does not suit a
+        ValueError: There is no optimisation of that name, or the plan's precision does not suit a
             classifier or this machine.
+
+    Warns:
+        UserWarning: A process crashed; its cells are measured by this one.
     """
-    work = _prepare(plan, out_dir, data_root, device, without)
-    turns = Turns()
+    context, options = RunContext(plan, out_dir, data_root, device), SweepOptions.without(without)
+    work = load_work(context, options)
     before = {task.key for task in work.tasks if work.folder.has(task.key)}
-    helpers = helpers_on(jobs, _help, plan, out_dir, data_root, device, without, turns)
     with track(work.total, "attacked images") as progress:
-        own = Worker(work, progress)
-        for unit in turns.of(work.units):
-            own.do(unit)
-        for helper in helpers:
-            helper.join()
+        worker = Worker(work, progress)
+        with helpers(jobs, _help, context, options) as turns:
+            for unit in turns.of(work.units):
+                worker.measure_unit(unit)
         # What the helpers did is read back, and what one of them left undone is done here.
         for unit in work.units:
-            own.do(unit)
+            worker.measure_unit(unit)
         for task in work.tasks:
             if task.cell.source is not None:
-                own.transfer(task)
+                worker.transfer(task)
     done = {task.key for task in work.tasks if work.folder.has(task.key)}
-    reused = (done & before) - own.failed.keys()
-    return Outcome(len(done - before), len(reused), list(own.failed.values()))
+    reused = (done & before) - worker.failed.keys()
+    return Outcome(len(done - before), len(reused), list(worker.failed.values()))
 
 
-def _help(
-    plan: Plan,
-    out_dir: str | os.PathLike[str],
-    data_root: str | os.PathLike[str] | None,
-    device: str | torch.device,
-    without: Sequence[str],
-    turns: Turns,
-) -> None:
-    """Measure cells, and say nothing."""
-    work = _prepare(plan, out_dir, data_root, device, without)
+def _help(turns: Turns, context: RunContext, options: SweepOptions) -> None:
+    """Measure units in a process of its own, silently."""
+    work = load_work(context, options)
     with open(os.devnull, "w") as silence, track(work.total, "", silence) as progress:
         worker = Worker(work, progress)
         for unit in turns.of(work.units):
-            worker.do(unit)
+            worker.measure_unit(unit)
 
 
-def _prepare(
-    plan: Plan,
-    out_dir: str | os.PathLike[str],
-    data_root: str | os.PathLike[str] | None,
-    device: str | torch.device,
-    without: Sequence[str],
-) -> Work:
-    """Load what a plan needs, and claim the run folder for it."""
-    savings = switched_off(without)
-    held_out = data.load(plan.data_set, data_root, splits=("test",))
-    subjects, models = {}, {}
-    for name in plan.models:
-        path = checkpoint_path(out_dir, name)
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{path} must hold the classifier {name}, but is missing; "
-                "train it with 'fastrobust train', or let 'fastrobust paper' do all"
-            )
-        subjects[name] = _subject(plan, held_out, path, device)
-        models[name] = checkpoint.read_facts(path)
-    tasks = tasks_of(plan, held_out, subjects, models, savings)
-    folder = RunFolder(out_dir)
-    folder.start(_run_facts(plan, tasks, held_out, models, device), may_change=_MAY_CHANGE)
-    units = units_of(tasks)
-    count = sum(visits(unit) for unit in units)
-    count += sum(task.cell.source is not None for task in tasks)
-    images = len(held_out.y_test[: plan.limit])
-    return Work(folder, tasks, units, subjects, savings, count * images)
+class Worker:
+    """Measures cells and writes them; notes those that fail.
+
+    Attributes:
+        failed: A line per cell that failed, by its key.
+    """
+
+    def __init__(self, work: SweepWork, progress: Tracker) -> None:
+        self.failed: dict[str, str] = {}
+        self._work, self._progress = work, progress
+        self._counted: set[str] = set()  # keys of the cells whose images the progress has counted
+
+    def measure_unit(self, unit: list[Task]) -> None:
+        """Measure the cells of a unit that are missing: all together, or by bisection."""
+        if not unit[0].cell.probe:
+            self._measure(unit)
+            return
+        rates: dict[float, float] = {}
+        by_value = {float(task.cell.value or 0): task for task in unit}
+        while (value := next_probe(by_value, rates)) is not None:
+            task = by_value[value]
+            self._measure([task])
+            if task.key in self.failed:
+                return
+            rates[value] = float(self._work.folder.read(task.key).rows["success"].mean())
+        self._progress.advance(max(0, visits(unit) - len(rates)) * self._images(unit[0]))
+
+    def transfer(self, task: Task) -> None:
+        """Measure a cell from the stored images of another classifier."""
+        if self._is_settled(task):
+            return
+        cell, folder = task.cell, self._work.folder
+        wanted = identity(cell, cell.source)
+        tasks = (other for other in self._work.tasks if other.cell.source is None)
+        key = next((t.key for t in tasks if identity(t.cell, t.cell.model) == wanted), None)
+        self._progress.note(_description(cell))
+        try:
+            if key is None:
+                raise ValueError(
+                    f"a plan must have {cell.attack} on {cell.source} itself for a transfer of its "
+                    "images, got no such cell"
+                )
+            stored = folder.read(key)
+            source = Measurement(stored.rows, stored.facts, folder.read_images(key))
+            self._write(task, measure_transfer(cell, self._work.testbeds[cell.model], source))
+        except Exception as error:  # one cell must not cost the others
+            self._note_failure(task, error)
+        self._progress.advance(self._images(task))
+
+    def _measure(self, tasks: list[Task]) -> None:
+        """Measure cells together; if that fails, each by itself, so that one costs no other."""
+        missing = [task for task in tasks if not self._is_settled(task)]
+        if not missing:
+            return
+        by_cell, first = {task.cell: task for task in missing}, missing[0]
+        self._counted.update(task.key for task in missing)
+        self._progress.note(_description(first.cell))
+        left = len(missing) * self._images(first)
+        try:
+            for rows, completed in measure(
+                list(by_cell), self._work.testbeds[first.cell.model],
+                first_success=first.first_success, keep=first.keep, options=self._work.options,
+            ):  # fmt: skip
+                for cell, measurement in completed.items():
+                    self._write(by_cell[cell], measurement)
+                self._progress.advance(rows)
+                left -= rows
+            return
+        except Exception as error:  # one cell must not cost the others
+            if len(missing) == 1:
+                self._note_failure(first, error)
+                self._progress.advance(left)
+                return
+        for task in missing:
+            if not self._work.folder.has(task.key):
+                self._measure([task])
+
+    def _is_settled(self, task: Task) -> bool:
+        """Whether a cell is in the folder, or has failed here; a damaged file is a failure."""
+        if task.key in self.failed:
+            return True
+        if not self._work.folder.has(task.key):
+            return False
+        if task.key not in self._counted:
+            self._counted.add(task.key)
+            self._progress.advance(self._images(task))
+            try:
+                self._work.folder.read(task.key)
+            except Exception as error:
+                self._note_failure(task, error)
+        return True
+
+    def _note_failure(self, task: Task, error: Exception) -> None:
+        """Note the exception under way."""
+        reason = f"{type(error).__name__}: {error}"
+        self.failed[task.key] = f"{_description(task.cell)}: {reason}"
+        self._work.folder.note_failure(
+            task.key,
+            attack=task.cell.attack,
+            model=task.cell.model,
+            error=reason,
+            traceback=traceback.format_exc(),
+        )
+
+    def _write(self, task: Task, measurement: Measurement) -> None:
+        facts = {**task.description, **measurement.facts}
+        self._work.folder.write(task.key, measurement.rows, facts, measurement.images)
+
+    def _images(self, task: Task) -> int:
+        return len(self._work.testbeds[task.cell.model])
 
 
-# A later start may show other cells, or go on with other software: a cell's key says what it is.
-_MAY_CHANGE = ("cells", "device", "versions")
-
-
-def _subject(plan: Plan, held_out: DataSet, path: Path, device: str | torch.device) -> Subject:
-    x, y = held_out.x_test[: plan.limit], held_out.y_test[: plan.limit]
-    return Subject(
-        model=prepare(checkpoint.load(path, device=device), plan.precision),
-        x=x.to(device),
-        y=y.to(device),
-        num_classes=held_out.num_classes,
-        batch=min(plan.batch, len(x)),
-        seed=plan.seed,
-    )
-
-
-def _run_facts(
-    plan: Plan,
-    tasks: list[Task],
-    held_out: DataSet,
-    models: Mapping[str, Any],
-    device: str | torch.device,
-) -> dict[str, Any]:
-    """Return the content of run.json."""
-    header = plan.to_json()
-    del header["cells"]
-    return {
-        "plan": header,
-        "data": {
-            "name": held_out.name,
-            "digest": held_out.digest,
-            "images": len(held_out.y_test[: plan.limit]),
-            "num_classes": held_out.num_classes,
-            "class_names": held_out.class_names,
-        },
-        "models": models,
-        "device": str(device),
-        "versions": {
-            "fastrobust": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-        "cells": [{**asdict(task.cell), "key": task.key} for task in tasks],
-    }
+def _description(cell: Cell) -> str:
+    """Return a cell in words."""
+    models = f"{cell.source} for {cell.model}" if cell.source else cell.model
+    return f"{cell.attack or 'clean images'} on {models}"

@@ -1,16 +1,16 @@
-"""Searches for c that meet on the same image make the same run once.
+"""Searches for c that come to the same c on the same image share that run.
 
 A search that fails at c = 0.01 goes on at 0.1, where another column of the table begins
 (cleverhans starts every step anew, so both make the very same run). Here the runs at one c are the
-rows that flow through the slots, and every search learns from those that it needs.
+rows of the batch, and every search learns from those that it needs.
 
-Where a success is all that counts, a run that succeeds anywhere on a search's way settles it: had
-none before succeeded, the search would have come there. So the c that most searches have on their
-way goes first, and often it is the only one.
+Where only successes count, a success at any c on a search's failing path ends the search: had none
+before succeeded, the search would have come there. So the c that most searches have on their paths
+goes first, and often it is the only one.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,18 +19,19 @@ from torch import Tensor
 
 from ..attacks.const_search import bisect
 from ..ops.cw_step_op import NO_UPPER
-from .collect import Tally
-from .rows import Start
+from .collect import FinishedRows
+from .rows import RowFactory
 
 
 @dataclass(eq=False)
-class _Run:
-    """One minimisation: one image at one c, for whoever searches there."""
+class _ConstRun:
+    """One minimisation: one image at one c, for every search that comes there."""
 
-    place: int
+    image: int
     const: float
+    cell: int = 0  # the number of the cell that asked for it first, and pays
     ended: bool = False
-    found: bool = False
+    success: bool = False
     invalid: bool = False
     stalled: bool = False
     queries: int = 0
@@ -40,10 +41,10 @@ class _Run:
 
 
 @dataclass(eq=False)
-class _Search:
+class _ConstSearch:
     """The search for c of one cell on one image."""
 
-    number: int
+    cell: int
     const: Tensor
     lower: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.float64))
     upper: Tensor = field(default_factory=lambda: torch.tensor([NO_UPPER], dtype=torch.float64))
@@ -53,170 +54,179 @@ class _Search:
     invalid: bool = False
     stalled: bool = False
     ended: bool = False
-    best: _Run | None = None
+    best: _ConstRun | None = None
 
-    def learn(self, run: _Run, steps: int) -> None:
-        """Go on by what a run at `const` found, as a row by itself does."""
-        rival = self.best
-        if run.found:
-            better = rival is None or not self.won or run.best_l2 < rival.best_l2
+    @classmethod
+    def at(cls, cell: int, const: float) -> "_ConstSearch":
+        """Return a search that begins at `const`."""
+        return cls(cell, torch.tensor([const], dtype=torch.float64))
+
+    def learn(self, run: _ConstRun, steps: int) -> None:
+        """Go on from a run at `const`, as a row by itself does."""
+        best = self.best
+        if run.success:
+            better = best is None or not self.won or run.best_l2 < best.best_l2
         else:
-            better = rival is None or (
-                not self.won and (run.best_f, run.best_l2) < (rival.best_f, rival.best_l2)
+            better = best is None or (
+                not self.won and (run.best_f, run.best_l2) < (best.best_f, best.best_l2)
             )
         if better:
             self.best = run
-        self.won |= run.found
+        self.won |= run.success
         self.steps += 1
         self.queries += run.queries
-        found = torch.tensor([run.found])
-        self.const, self.lower, self.upper = bisect(found, self.const, self.lower, self.upper)
+        success = torch.tensor([run.success])
+        self.const, self.lower, self.upper = bisect(success, self.const, self.lower, self.upper)
         if steps >= 10 and self.steps == steps - 1:
             self.const = self.upper
         self.invalid |= run.invalid
         self.stalled |= run.stalled
         self.ended = self.steps == steps or run.invalid or run.stalled
 
-    def win(self, run: _Run) -> None:
+    def win(self, run: _ConstRun) -> None:
         """End with a success that the search would have come to, if to none before."""
         self.won, self.ended, self.best = True, True, run
         self.steps, self.queries = 1, run.queries
 
 
-def _way(const: float, steps: int) -> list[float]:
-    """Return every c of a search that nothing succeeds in."""
-    search, way = _Search(0, torch.tensor([const], dtype=torch.float64)), []
+def _failing_path(const: float, steps: int) -> list[float]:
+    """Return every c of a search in which nothing succeeds."""
+    search, path = _ConstSearch.at(0, const), []
     while not search.ended:
-        way.append(search.const.item())
-        search.learn(_Run(0, way[-1]), steps)
-    return way
+        path.append(search.const.item())
+        search.learn(_ConstRun(0, path[-1]), steps)
+    return path
 
 
-class Searches:
-    """The runs that the searches for c of some cells need, image by image, each of them once."""
+class SharedSearches:
+    """The runs that the searches for c of some cells need, image by image, each of them once.
 
-    def __init__(self, start: Start, tally: Tally, consts: list[float]) -> None:
-        rule: Any = start.rule
-        self.rule, self.inner = rule, replace(rule, binary_search_steps=1)
-        self._start, self._tally, self._consts = start, tally, consts
-        self._hasty = start.first_success.tolist()
-        self._ways = [_way(const, rule.binary_search_steps) for const in consts]
+    Args:
+        factory: Makes the rows.
+        consts: The first c of each cell.
+
+    Attributes:
+        attack: The attack that moves the rows: a single step of the search.
+        caused: Evaluations of the network that each cell has caused so far.
+    """
+
+    def __init__(self, factory: RowFactory, consts: list[float]) -> None:
+        search: Any = factory.attack
+        self.attack = replace(search, binary_search_steps=1)
+        self.caused = Counter(dict.fromkeys(range(len(consts)), 0))
+        self._factory, self._consts, self._steps = factory, consts, search.binary_search_steps
+        self._first_success = factory.first_success.tolist()
+        self._paths = [_failing_path(const, self._steps) for const in consts]
         self._next = 0
-        self._known: dict[int, dict[float, _Run]] = {}
-        self._searches: dict[int, list[_Search]] = {}
-        self._queue: deque[_Run] = deque()
-        self._out: dict[int, tuple[_Run, int]] = {}
+        self._runs: dict[int, dict[float, _ConstRun]] = {}  # of each image, by c
+        self._searches: dict[int, list[_ConstSearch]] = {}
+        self._queue: deque[_ConstRun] = deque()
+        self._running: dict[int, _ConstRun] = {}  # by ticket
         self._tickets = 0
-        self._for: dict[_Run, int] = {}
 
     def next_rows(self, count: int) -> tuple[Any, Tensor] | None:
-        """Return fresh runs, of images on their way first."""
-        while len(self._queue) < count and self._next < len(self._start.subject):
+        """Return fresh runs, those of images that have begun first."""
+        while len(self._queue) < count and self._next < len(self._factory.testbed):
             self._open(self._next)
             self._next += 1
         runs = [self._queue.popleft() for _ in range(min(count, len(self._queue)))]
         if not runs:
             return None
-        device = self._start.subject.x.device
-        place = torch.tensor([run.place for run in runs], device=device)
+        device = self._factory.testbed.x.device
+        image = torch.tensor([run.image for run in runs], device=device)
         const = torch.tensor([run.const for run in runs], dtype=torch.float64, device=device)
         tickets = torch.arange(self._tickets, self._tickets + len(runs), device=device)
         self._tickets += len(runs)
-        for ticket, run in zip(tickets.tolist(), runs, strict=True):
-            self._out[ticket] = (run, self._for.pop(run))
-        return self._start(self.inner, place, const), tickets
+        self._running.update(zip(tickets.tolist(), runs, strict=True))
+        return self._factory.make(self.attack, image, const), tickets
 
-    def observe(self, state: Any, tickets: Tensor) -> None:
-        """Runs are only looked at when they are done."""
+    def observe(self, state: Any, tickets: Tensor) -> Iterator[FinishedRows]:
+        """Yield nothing: a run counts when it is done."""
+        return iter(())
 
-    def finish(self, state: Any, tickets: Tensor) -> None:
-        """Tell every search that waits for one of these runs."""
-        names = ("found", "won", "invalid", "stalled", "queries", "best_l2", "best_f")
+    def finish(self, state: Any, tickets: Tensor) -> Iterator[FinishedRows]:
+        """Tell the searches of these runs; yield the searches that end with them."""
+        names = ("won", "invalid", "stalled", "queries", "best_l2", "best_f")
         facts = {name: getattr(state, name).tolist() for name in names}
-        places = set()
+        images = set()
         for row, ticket in enumerate(tickets.tolist()):
-            run, number = self._out.pop(ticket)
-            run.ended, run.found = True, facts["won"][row]
+            run = self._running.pop(ticket)
+            run.ended, run.success = True, facts["won"][row]
             for name in ("invalid", "stalled", "best_l2", "best_f"):
                 setattr(run, name, facts[name][row])
-            run.queries = facts["queries"][row] - self._start.goal.asked
+            run.queries = facts["queries"][row] - self._factory.goal.asked
             run.best = state.best[row].clone()
-            self._tally.account.caused[self._tally.cells[number]] += run.queries
-            places.add(run.place)
-        for place in sorted(places):
-            self._go_on(place, self._queue.appendleft)
-        finished = [p for p in places if all(search.ended for search in self._searches[p])]
-        if finished:
-            self._hand_on(finished)
+            self.caused[run.cell] += run.queries
+            images.add(run.image)
+        for image in sorted(images):
+            self._go_on(image, self._queue.appendleft)
+        ended = [i for i in images if all(search.ended for search in self._searches[i])]
+        if ended:
+            yield self._as_rows(ended)
 
-    def _open(self, place: int) -> None:
-        self._known[place] = {}
-        self._searches[place] = [
-            _Search(number, torch.tensor([const], dtype=torch.float64))
-            for number, const in enumerate(self._consts)
-        ]
-        self._go_on(place, self._queue.append)
+    def _open(self, image: int) -> None:
+        """Begin the search of every cell on an image."""
+        self._runs[image] = {}
+        self._searches[image] = [_ConstSearch.at(n, c) for n, c in enumerate(self._consts)]
+        self._go_on(image, self._queue.append)
 
-    def _want(self, place: int, const: float, number: int, queue: Callable[[_Run], None]) -> None:
-        """Queue a run that a search needs, unless it is known or on its way."""
-        if const not in self._known[place]:
-            run = self._known[place][const] = _Run(place, const)
-            self._for[run] = number
+    def _request(
+        self, image: int, const: float, cell: int, queue: Callable[[_ConstRun], None]
+    ) -> None:
+        """Queue a run that a search needs, unless it has been queued before."""
+        if const not in self._runs[image]:
+            run = self._runs[image][const] = _ConstRun(image, const, cell)
             queue(run)
 
-    def _go_on(self, place: int, queue: Callable[[_Run], None]) -> None:
+    def _go_on(self, image: int, queue: Callable[[_ConstRun], None]) -> None:
         """Let the searches on one image go as far as they can, and queue what they need then."""
-        known, open_ = self._known[place], []
-        for search in self._searches[place]:
-            while not search.ended and (run := known.get(search.const.item())) and run.ended:
-                if run.found and self._hasty[place]:
+        runs, open_searches = self._runs[image], []
+        for search in self._searches[image]:
+            while not search.ended and (run := runs.get(search.const.item())) and run.ended:
+                if run.success and self._first_success[image]:
                     search.win(run)
                 else:
-                    search.learn(run, self.rule.binary_search_steps)
+                    search.learn(run, self._steps)
             if not search.ended:
-                open_.append(search)
-        if self._hasty[place]:
-            open_ = self._settled(place, open_)
-            if open_ and all(run.ended for run in known.values()):
-                ways = [set(self._ways[search.number]) - known.keys() for search in open_]
-                # The most useful c; of equals the largest, which succeeds most easily.
-                most = Counter(const for way in ways for const in way)
-                const = max(most, key=lambda const: (most[const], const))
-                first = next(s for s, way in zip(open_, ways, strict=True) if const in way)
-                self._want(place, const, first.number, queue)
+                open_searches.append(search)
+        if not self._first_success[image]:
+            for search in open_searches:
+                self._request(image, search.const.item(), search.cell, queue)
             return
-        for search in open_:
-            self._want(place, search.const.item(), search.number, queue)
+        open_searches = [search for search in open_searches if not self._won_ahead(image, search)]
+        if open_searches and all(run.ended for run in runs.values()):
+            paths = [set(self._paths[search.cell]) - runs.keys() for search in open_searches]
+            # The most useful c; of equals the largest, which succeeds most easily.
+            uses = Counter(const for path in paths for const in path)
+            const = max(uses, key=lambda const: (uses[const], const))
+            first = next(s for s, path in zip(open_searches, paths, strict=True) if const in path)
+            self._request(image, const, first.cell, queue)
 
-    def _settled(self, place: int, searches: list[_Search]) -> list[_Search]:
-        """End the searches that a success lies ahead of; return the others."""
-        left = []
-        for search in searches:
-            ahead = (self._known[place].get(const) for const in self._ways[search.number])
-            success = next((run for run in ahead if run and run.found), None)
-            if success:
-                search.win(success)
-            else:
-                left.append(search)
-        return left
+    def _won_ahead(self, image: int, search: _ConstSearch) -> bool:
+        """End a search if a run on its failing path has succeeded; return whether it has ended."""
+        ahead = (self._runs[image].get(const) for const in self._paths[search.cell])
+        success = next((run for run in ahead if run and run.success), None)
+        if success:
+            search.win(success)
+        return search.ended
 
-    def _hand_on(self, places: list[int]) -> None:
-        """Dress the end of every search on these images as the row that makes it alone."""
-        device = self._start.subject.x.device
-        searches = [(p, search) for p in places for search in self._searches.pop(p)]
-        for p in places:
-            del self._known[p]
-        place = torch.tensor([p for p, _ in searches], device=device)
-        number = torch.tensor([search.number for _, search in searches], device=device)
-        const = torch.tensor(self._consts, dtype=torch.float64, device=device)[number]
-        ended = self._start(self.rule, place, const)
+    def _as_rows(self, images: list[int]) -> FinishedRows:
+        """Return every search on these images as the row that would have made it alone."""
+        device = self._factory.testbed.x.device
+        searches = [(i, search) for i in images for search in self._searches.pop(i)]
+        for i in images:
+            del self._runs[i]
+        image = torch.tensor([i for i, _ in searches], device=device)
+        cell = torch.tensor([search.cell for _, search in searches], device=device)
+        const = torch.tensor(self._consts, dtype=torch.float64, device=device)[cell]
+        state = self._factory.make(self._factory.attack, image, const)
         for row, (_, search) in enumerate(searches):
             run = search.best
             assert run is not None and run.best is not None
-            ended.best[row] = run.best
-            ended.won[row] = search.won
-            ended.search[row] = search.steps
-            ended.queries[row] += search.queries
-            ended.invalid[row] |= search.invalid
-            ended.stalled[row] |= search.stalled
-        self._tally.add(self.rule, number, place, ended)
+            state.best[row] = run.best
+            state.won[row] = search.won
+            state.search[row] = search.steps
+            state.queries[row] += search.queries
+            state.invalid[row] |= search.invalid
+            state.stalled[row] |= search.stalled
+        return FinishedRows(cell, image, state)

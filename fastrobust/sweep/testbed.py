@@ -1,4 +1,4 @@
-"""One classifier and the held-out images that it is judged on, always asked in one shape."""
+"""A classifier and the test images that it is attacked on, in batches of one size."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,25 +7,24 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .. import attacks
-from ..attacks.targets import Goal
+from ..attacks.targets import Goal, random_targets
 from ..engine.gradients import Oracle
 from ..engine.opening import oracle
 from ..models.classifier import Classifier
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A classifier and the held-out images that it is judged on.
+class Testbed:
+    """A classifier and the test images that it is attacked on.
 
     Attributes:
         model: The classifier, on the device where x is.
         x: Images (N, C, H, W) with pixels in [0, 1].
         y: True labels (N,).
         num_classes: Number of classes.
-        batch: Rows the network gets at once; a last batch is filled up with copies of its last row,
-            so that no result depends on how many images there are.
-        seed: Of targets and random starts.
+        batch: Number of rows in every call of the network; a last batch is filled up with copies
+            of its last row, so that no result depends on how many images there are.
+        seed: Seed of targets and random starts.
     """
 
     model: Classifier
@@ -57,7 +56,7 @@ class Subject:
     def in_batches(
         self, images: Tensor, ask: Callable[..., tuple[Tensor, ...]], *beside: Tensor
     ) -> tuple[Tensor, ...]:
-        """Ask about images, and what belongs to each, `batch` rows at a time; join the answers."""
+        """Call `ask` on `batch` images at a time, with their rows of `beside`; join the answers."""
         count, parts = len(images), []
         for start in range(0, count, self.batch):
             rows = torch.arange(start, start + self.batch, device=images.device)
@@ -68,17 +67,17 @@ class Subject:
         return tuple(map(torch.cat, zip(*parts, strict=True)))
 
     def goal(self, *, targeted: bool, labels: str) -> Goal:
-        """Say what an attack on every image wants.
+        """Return what an attack shall reach on every image.
 
         Args:
-            targeted: Reach a random other class than the true one.
-            labels: Otherwise leave the model's ``"own"`` decision, or the ``"true"`` label.
+            targeted: A random class other than the true one.
+            labels: Otherwise any class but the model's ``"own"`` decision, or the ``"true"`` one.
         """
         z, decision, valid = self.clean
-        sign, known = torch.ones_like(self.y, dtype=self.x.dtype), torch.ones_like(valid)
+        sign, all_valid = torch.ones_like(self.y, dtype=self.x.dtype), torch.ones_like(valid)
         if targeted:
-            target = attacks.random_targets(self.y, self.num_classes, self.seed)
-            return Goal(target, -sign, known, 0, z)
+            target = random_targets(self.y, self.num_classes, self.seed)
+            return Goal(target, -sign, all_valid, 0, z)
         if labels == "own":
             return Goal(decision, sign, valid, 1, z)
-        return Goal(self.y, sign, known, 0, z)
+        return Goal(self.y, sign, all_valid, 0, z)

@@ -1,4 +1,4 @@
-"""The classifiers of a run folder: where their checkpoints are, and training what is missing."""
+"""Trains the classifiers that a run folder has no checkpoint of."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from .. import data
 from ..models import checkpoint
-from ..runs.folder import checkpoint_path
+from ..runs.context import RunContext
 from ..runs.plan import Plan
 from ..utils.errors import CheckpointError
-from ..utils.processes import Turns, helpers_on
+from ..utils.processes import Turns, helpers
 from ..utils.progress import track
-from .training import default_config, train
+from .recipes import default_config
+from .training import train
 
 
 def train_missing(
@@ -29,78 +29,59 @@ def train_missing(
     """Train the classifiers of `plan` that the run folder has no checkpoint of.
 
     Args:
-        plan: Says data set, network and seed.
+        plan: Data set, network and seed.
         out_dir: The run folder.
-        names: Which classifiers, the plan's by default.
-        epochs: How long, instead of what the recipes say.
+        names: Names of the classifiers, the plan's by default.
+        epochs: Number of epochs, the recipes' by default.
         data_root: Where the data files are, as ``data.load`` takes it.
         device: Where to train.
         jobs: Number of processes that share the classifiers, as in :func:`fastrobust.sweep.run`.
 
     Returns:
-        What ``checkpoint.read_facts`` says of each, by name.
+        What ``checkpoint.read_facts`` returns for each, by name.
 
     Raises:
         CheckpointError: A checkpoint in the folder is damaged, or was trained otherwise.
     """
-    names = names or plan.models
-    missing = [name for name in names if not checkpoint_path(out_dir, name).exists()]
+    context, names = RunContext(plan, out_dir, data_root, device), names or plan.models
+    missing = [name for name in names if not context.checkpoint_path(name).exists()]
     # The longest first, so that no process is left with it at the end.
     missing.sort(key=lambda name: default_config(plan.known_as, name).attack is None)
-    turns, jobs = Turns(), max(1, min(jobs, len(missing)))
-    helpers = helpers_on(jobs, _help, plan, epochs, out_dir, data_root, device, missing, turns)
-    _train(plan, epochs, out_dir, data_root, device, turns.of(missing), track)
-    for helper in helpers:
-        helper.join()
-    held_out = data.load(plan.data_set, data_root, splits=("test",))
-    wanted = {"seed": plan.seed, "digest": held_out.digest, "net": plan.net}
+    jobs = max(1, min(jobs, len(missing)))
+    with helpers(jobs, _help, context, epochs, missing) as turns:
+        _train(context, epochs, turns.of(missing), track)
+    expected = {"seed": plan.seed, "digest": context.load_data(("test",)).digest, "net": plan.net}
     if epochs is not None:
-        wanted["epochs"] = epochs
-    found = {}
+        expected["epochs"] = epochs
+    facts = {}
     for name in names:
-        path = checkpoint_path(out_dir, name)
+        path = context.checkpoint_path(name)
         if not path.exists():  # a helper died: here its error shows
-            _train(plan, epochs, out_dir, data_root, device, [name], track)
-        facts = found[name] = checkpoint.read_facts(path)
-        have = {**facts["config"], **facts}
-        for key, value in wanted.items():
-            if have.get(key) != value:
+            _train(context, epochs, [name], track)
+        facts[name] = checkpoint.read_facts(path)
+        trained = {**facts[name]["config"], **facts[name]}
+        for key, value in expected.items():
+            if trained.get(key) != value:
                 raise CheckpointError(
-                    f"{path} must be trained with {key} {value}, got {have.get(key)}; "
+                    f"{path} must be trained with {key} {value}, got {trained.get(key)}; "
                     "give another folder"
                 )
-    return found
+    return facts
 
 
-def _help(
-    plan: Plan,
-    epochs: int | None,
-    out_dir: str | os.PathLike[str],
-    data_root: str | os.PathLike[str] | None,
-    device: str | torch.device,
-    names: Sequence[str],
-    turns: Turns,
-) -> None:
-    """Train, and say nothing."""
-    _train(plan, epochs, out_dir, data_root, device, turns.of(names))
+def _help(turns: Turns, context: RunContext, epochs: int | None, names: Sequence[str]) -> None:
+    """Train in a process of its own, silently."""
+    _train(context, epochs, turns.of(names))
 
 
 def _train(
-    plan: Plan,
-    epochs: int | None,
-    out_dir: str | os.PathLike[str],
-    data_root: str | os.PathLike[str] | None,
-    device: str | torch.device,
-    names: Iterable[str],
-    progress: Any = None,
+    context: RunContext, epochs: int | None, names: Iterable[str], progress: Any = None
 ) -> None:
     """Train the classifiers of these names; without `progress` silently."""
-    data_set = None
-    changes: dict[str, Any] = {"net": plan.net}
-    if epochs is not None:
-        changes["epochs"] = epochs
+    plan, data_set = context.plan, None
+    changes: dict[str, Any] = {"net": plan.net, **({} if epochs is None else {"epochs": epochs})}
     for name in names:
-        data_set = data_set or data.load(plan.data_set, data_root)
+        data_set = data_set or context.load_data()
         config = default_config(plan.known_as, name, **changes)
-        path = checkpoint_path(out_dir, name)
-        train(data_set, name, config, path, seed=plan.seed, device=device, progress=progress)
+        path = context.checkpoint_path(name)
+        train(data_set, name, config, path, plan.seed, context.device, progress)

@@ -1,8 +1,12 @@
-"""Processes side by side: how networks too small to share their layers use all cores."""
+"""Processes that share a list of work: how networks too small to share their layers use all cores.
+
+The calling process works too, so that it has something to do while the others start.
+"""
 
 import multiprocessing
-import multiprocessing.context
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -23,36 +27,50 @@ class Turns:
         """Yield an item whenever this process is ready for it, until all are dealt."""
         while True:
             with self._next.get_lock():
-                place = self._next.value
+                index = self._next.value
                 self._next.value += 1
-            if place >= len(items):
+            if index >= len(items):
                 return
-            yield items[place]
+            yield items[index]
 
 
-def helpers_on(
-    jobs: int, work: Callable[..., None], *arguments: Any
-) -> list[multiprocessing.context.SpawnProcess]:
-    """Start processes that share a piece of work with this one.
+@contextmanager
+def helpers(jobs: int, work: Callable[..., None], *arguments: Any) -> Iterator[Turns]:
+    """Start processes that share a list of work with this one, and wait for them at the end.
 
     Args:
         jobs: Number of processes, this one included, so jobs - 1 are started.
-        work: A function of a module, called with `arguments`; :class:`Turns` among them deal.
+        work: A function of a module, called with the turns and `arguments`.
         *arguments: Anything that can be pickled.
 
-    Returns:
-        The processes, to be joined.
+    Yields:
+        The turns, for the items that this process takes.
+
+    Warns:
+        UserWarning: A process has crashed. The items that it had taken may be undone.
     """
+    turns = Turns()
     threads = max(1, torch.get_num_threads() // jobs)
-    call = (threads, work, *arguments)
-    helpers = [_spawn.Process(target=_apart, args=call) for _ in range(jobs - 1)]
-    for helper in helpers:
-        helper.start()
-    return helpers
+    processes = [
+        _spawn.Process(target=_start, args=(threads, work, turns, *arguments))
+        for _ in range(jobs - 1)
+    ]
+    for process in processes:
+        process.start()
+    yield turns
+    for process in processes:
+        process.join()
+    if crashed := [process.exitcode for process in processes if process.exitcode]:
+        warnings.warn(
+            f"{len(crashed)} of {len(processes)} helper processes crashed (exit codes "
+            f"{', '.join(map(str, crashed))}); this process does what they left undone",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
-def _apart(threads: int, work: Callable[..., None], *arguments: Any) -> None:
-    """Run in a process of its own."""
+def _start(threads: int, work: Callable[..., None], turns: Turns, *arguments: Any) -> None:
+    """Run in the new process."""
     malloc.keep_freed_memory()
     torch.set_num_threads(threads)
-    work(*arguments)
+    work(turns, *arguments)

@@ -69,7 +69,7 @@ def track(total: int, description: str, stream: TextIO | None = None) -> Iterato
         stream: Where to write, stderr by default.
 
     >>> import sys
-    >>> from fastrobust.progress import track
+    >>> from fastrobust.utils.progress import track
     >>> with track(2, "count", stream=sys.stdout) as progress:
     ...     for n in range(2):
     ...         progress.note(f"number {n}")

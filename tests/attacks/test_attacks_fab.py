@@ -284,7 +284,7 @@ def test_batches_order_and_slots_change_nothing(attack, monkeypatch):
         same(attack.run(model, x[one], y[one], index=index[one], seed=3), result, one)
     with engine.oracle(model, x.device) as network:
         work = OneByOne(attack, network, x, y, index)
-        scheduler.run_continuous(attack, network, work, 3)
+        list(scheduler.run_continuous(attack, network, work, 3))
     for row in range(12):
         same(work.results[row], result, slice(row, row + 1))
     monkeypatch.setattr(scheduler, "_shrunk", lambda size, *_: size)
@@ -308,12 +308,13 @@ class OneByOne:
         return self.attack.start(self.network, self.x[rows], wish, seed=3, index=index), rows
 
     def observe(self, state, tickets):
-        pass
+        return ()
 
     def finish(self, state, tickets):
         for place, row in enumerate(tickets.tolist()):
             one = torch.tensor([place])
             self.results[row] = self.attack.assess(self.network, state.take(one), self.x[[row]])
+        return ()
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=repr)

@@ -12,6 +12,7 @@ from tiny_run import data_set, prepare
 from fastrobust import __version__
 from fastrobust.cli import app, attack
 from fastrobust.report.claims import norms
+from fastrobust.runs.folder import checkpoint_path
 from fastrobust.runs.plan import Cell
 from fastrobust.sweep import runner
 from fastrobust.train import missing
@@ -162,7 +163,7 @@ def make():
 
 def test_attack_on_a_checkpoint_and_on_a_callable(command, run, tmp_path, monkeypatch):
     plan, out, _ = run
-    checkpoint = missing.checkpoint_path(out, "R:TANH:MSE")
+    checkpoint = checkpoint_path(out, "R:TANH:MSE")
     (tmp_path / "my_net.py").write_text(NET)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "my_net", raising=False)
@@ -186,13 +187,13 @@ def test_info_of_this_build_and_of_a_checkpoint(command, run):
     _, out, _ = run
     code, shown, _ = command("info", "--json")
     assert code == 0 and json.loads(shown)["version"] == __version__
-    code, shown, _ = command("info", missing.checkpoint_path(out, "O:SOFTMAX:CE"), "--json")
+    code, shown, _ = command("info", checkpoint_path(out, "O:SOFTMAX:CE"), "--json")
     assert code == 0 and json.loads(shown)["seed"] == 0
 
 
 def test_info_of_how_a_model_is_attacked(command, run, tmp_path, monkeypatch):
     plan, out, _ = run
-    checkpoint = missing.checkpoint_path(out, "O:SOFTMAX:CE")
+    checkpoint = checkpoint_path(out, "O:SOFTMAX:CE")
     code, shown, err = command("info", "--model", checkpoint, "--image", "1x8x8", "--json")
     found = json.loads(shown)
     assert code == 0 and (found["engine"], found["precision"]) == ("fused", "fp32"), err
@@ -230,7 +231,7 @@ def test_lipschitz_of_a_run_folder(command, run):
 
 def test_lipschitz_of_checkpoints_and_callables(command, run, tmp_path, monkeypatch):
     _, out, _ = run
-    checkpoint, picture = missing.checkpoint_path(out, "O:SOFTMAX:CE"), tmp_path / "figure.svg"
+    checkpoint, picture = checkpoint_path(out, "O:SOFTMAX:CE"), tmp_path / "figure.svg"
     words = ["lipschitz", checkpoint, "--image", "1x8x8", "--json"]
     code, shown, err = command(*words)
     assert code == 0 and json.loads(shown)["picture"] is None, err
@@ -265,7 +266,7 @@ def test_paper_trains_sweeps_and_reports_then_reuses(command, tmp_path, monkeypa
 
 
 def short_training(data_set_name, model_name, **overrides):
-    from fastrobust.train.training import default_config
+    from fastrobust.train.recipes import default_config
 
     return default_config("digits", model_name, epochs=1, **overrides)
 

@@ -7,8 +7,8 @@ from fastrobust import models
 from fastrobust.models import checkpoint, heads
 from fastrobust.models.classifier import Classifier
 from fastrobust.models.codebook import Codebook
+from fastrobust.runs.folder import checkpoint_path
 from fastrobust.runs.plan import Cell, Plan
-from fastrobust.train import missing
 
 CLASSES, SIZE = 3, 8
 ATTACKS = (
@@ -38,7 +38,7 @@ def classifiers(out):
     ):
         torch.manual_seed(number)
         net = models.densenet(layers=(1, 1), growth=4, in_channels=1, num_outputs=width)
-        path = missing.checkpoint_path(out, name)
+        path = checkpoint_path(out, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.save(path, Classifier(net, head), seed=0)
 

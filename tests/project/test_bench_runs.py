@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import fastrobust as fr
-from fastrobust.sweep.testbed import Subject
+from fastrobust.sweep import testbed
+from fastrobust.sweep.rows import SweepOptions
 
 bench_peers = pytest.importorskip("benches.bench_peers", reason="benches are not installed")
 bench_spectra = pytest.importorskip("benches.bench_spectra")
@@ -54,15 +55,15 @@ def test_a_peer_that_cannot_do_a_task_is_left_out():
 
 def test_a_sweep_is_compared_with_its_cells_one_by_one(monkeypatch):
     model, x = small_model()
-    subject = Subject(model, x, model.predict(x), 10, batch=6, seed=0)
+    bed = testbed.Testbed(model, x, model.predict(x), 10, batch=6, seed=0)
     short = [
         replace(cell, attack=cell.attack.replace("max_steps=100", "max_steps=8"))
         for cell in bench_sweep.CELLS
     ]
     monkeypatch.setattr(bench_sweep, "CELLS", short)
-    text = bench_sweep.compare(subject, rounds=2)
-    naive = bench_sweep.sweep(subject, bench_sweep.NONE, together=False)
-    scheduled = bench_sweep.sweep(subject, fr.flows.Savings(), together=True)
+    text = bench_sweep.compare(bed, rounds=2)
+    naive = bench_sweep.sweep(bed, bench_sweep.NONE, together=False)
+    scheduled = bench_sweep.sweep(bed, SweepOptions(), together=True)
     spent, fewer = bench_sweep.executed(naive), bench_sweep.executed(scheduled)
     assert f"evaluations {spent} cell by cell" in text and fewer < spent
     assert f"{spent / fewer:.2f} times fewer" in text

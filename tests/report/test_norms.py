@@ -12,9 +12,9 @@ from fastrobust import data
 from fastrobust.models import checkpoint
 from fastrobust.report import norm_figure, norm_tables, norms, results, writer
 from fastrobust.report.claims import norms as norm_claims
+from fastrobust.runs.folder import checkpoint_path
 from fastrobust.spectral.bounds import lipschitz
 from fastrobust.sweep import runner
-from fastrobust.train import missing
 
 CE, MSE, CODED = "O:SOFTMAX:CE", "O:SOFTMAX:MSE", "R:TANH:MSE"
 
@@ -118,7 +118,7 @@ def test_a_run_folder_is_read_as_far_as_it_goes(tmp_path):
     found = reports[CODED]
     clean = data.load(plan.data_set)
     x, y = clean.x_test[: plan.limit], clean.y_test[: plan.limit]
-    alone = lipschitz(checkpoint.load(missing.checkpoint_path(out, CODED)), 8, x, y, eps=(0.5,))
+    alone = lipschitz(checkpoint.load(checkpoint_path(out, CODED)), 8, x, y, eps=(0.5,))
     assert torch.allclose(found.images.stretch, alone.images.stretch)
     assert torch.equal(found.images.radius, alone.images.radius)
     assert found.inequalities == alone.inequalities
@@ -132,9 +132,9 @@ def test_a_run_folder_is_read_as_far_as_it_goes(tmp_path):
     for one in run.select(table=4):
         run.folder.images_path(one.key).unlink()
     assert norms.measure_norms(run)[CODED].images is None
-    missing.checkpoint_path(out, CE).unlink()
+    checkpoint_path(out, CE).unlink()
     assert list(norms.measure_norms(results.read(out))) == [CODED]
-    missing.checkpoint_path(out, CODED).unlink()
+    checkpoint_path(out, CODED).unlink()
     assert norms.measure_norms(results.read(out)) == {}
     written = writer.write(out)
     assert "Figure 4" not in written.page.read_text() + written.markdown.read_text()

@@ -13,17 +13,17 @@ from fastrobust import attacks
 from fastrobust.engine.opening import oracle
 from fastrobust.engine.scheduler import run_continuous
 from fastrobust.report import results
-from fastrobust.runs.folder import RunFolder
+from fastrobust.runs.folder import RunFolder, checkpoint_path
 from fastrobust.runs.plan import Cell
-from fastrobust.sweep import measure, runner
-from fastrobust.sweep.rows import Savings
-from fastrobust.sweep.testbed import Subject
+from fastrobust.sweep import runner, testbed, work
+from fastrobust.sweep.measure import measure
+from fastrobust.sweep.rows import SweepOptions
 
 CW = "max_steps=12, learning_rate=0.1"
 COUNT = 23
 
 
-def subject(head="codeword", batch=8):
+def small_testbed(head="codeword", batch=8):
     """A small classifier in float64, so that the batch moves nothing that shows."""
     torch.manual_seed(0)
     book = fr.Codebook.random(4, 16, key="savings")
@@ -41,7 +41,7 @@ def subject(head="codeword", batch=8):
     x, y = torch.rand(COUNT, 1, 4, 4).double(), torch.randint(0, 4, (COUNT,))
     own = model.predict(x)
     y = torch.where(torch.rand(COUNT) < 0.7, own, y)  # most images are decided right
-    return Subject(model, x, y, 4, batch=batch, seed=3)
+    return testbed.Testbed(model, x, y, 4, batch=batch, seed=3)
 
 
 def cells(template, parameter, values, **fields):
@@ -49,20 +49,16 @@ def cells(template, parameter, values, **fields):
     return [Cell(table, "a", parameter, v, "m", template.format(v), **fields) for v in values]
 
 
-def found(group, who, savings=None, first_success=True):
+def measured(group, bed, options=None, first_success=True):
     """Measure a group; return its measurements in the order of the cells."""
-    measured = {}
-    rows = []
-    measure.measure(
-        list(group),
-        who,
-        measured.__setitem__,
-        rows.append,
-        first_success=first_success,
-        savings=savings,
-    )
-    assert sum(rows) == len(group) * len(who)
-    return [measured[cell] for cell in group]
+    measurements, rows = {}, 0
+    events = measure(list(group), bed, first_success=first_success, options=options)
+    for count, completed in events:
+        assert not measurements.keys() & completed.keys()
+        measurements |= completed
+        rows += count
+    assert rows == len(group) * len(bed)
+    return [measurements[cell] for cell in group]
 
 
 CONSTS = (0.01, 0.1, 1, 10)
@@ -96,22 +92,22 @@ GROUPS = {
     "mim": cells("MIM(eps={}, steps=3, keep='best')", "eps", (0.05, 0.1, 0.3)),
     "pgd": cells("PGD(eps={}, steps=3)", "eps", (0.05, 0.1, 0.3), labels="true"),
 }  # fmt: skip
-NONE = Savings(False, False, False, False)
+NONE = SweepOptions(False, False, False, False)
 
 
 @pytest.mark.parametrize("head", ["codeword", "ce"])
 @pytest.mark.parametrize("name", GROUPS)
 def test_savings_change_no_decision_and_no_rate(name, head):
-    who, group = subject(head), GROUPS[name]
-    first_success = all(measure.may_stop_early(cell, who) for cell in group)
-    plain = found(group, who, NONE)
-    saved = found(group, who, first_success=first_success)
+    bed, group = small_testbed(head), GROUPS[name]
+    first_success = all(work.may_stop_early(cell, bed) for cell in group)
+    plain = measured(group, bed, NONE)
+    saved = measured(group, bed, first_success=first_success)
     for cell, one, other in zip(group, plain, saved, strict=True):
         a, b = one.rows, other.rows
         for column in ("index", "label", "target", "clean"):
             np.testing.assert_array_equal(a[column], b[column])
         right = a["clean"] == a["label"]
-        # A rate: who is right, or who reached the target.
+        # A rate: bed is right, or bed reached the target.
         assert ((a["decision"] == a["label"]) == (b["decision"] == b["label"])).all()
         np.testing.assert_array_equal(a["success"], b["success"])
         if not cell.targeted and cell.labels == "own":  # and wrong ones are not stopped_early
@@ -128,33 +124,33 @@ def test_savings_change_no_decision_and_no_rate(name, head):
     if name == "cw weak":
         assert all(0.1 < one.rows["success"].mean() < 0.9 for one in plain)
     if first_success:
-        assert all(measured.facts["first_success"] for measured in saved)
-    spent = [sum(m.facts["executed"] for m in measured) for measured in (plain, saved)]
+        assert all(cell.facts["first_success"] for cell in saved)
+    spent = [sum(m.facts["executed"] for m in cells) for cells in (plain, saved)]
     if name != "pgd":
         assert spent[1] < spent[0]
-    naive = [sum(m.facts["naive"] for m in measured) for measured in (plain, saved)]
+    naive = [sum(m.facts["naive"] for m in cells) for cells in (plain, saved)]
     assert naive[0] == naive[1] or first_success
 
 
 def test_each_saving_is_switched_off_by_its_name():
-    assert measure.switched_off(()) == Savings()
-    assert measure.switched_off(("first-success", "prefixes")) == Savings(
+    assert SweepOptions.without(()) == SweepOptions()
+    assert SweepOptions.without(("first-success", "prefixes")) == SweepOptions(
         first_success=False, prefixes=False
     )
     with pytest.raises(ValueError, match=r"savings must be among first-success, .*got \['all'\]"):
-        measure.switched_off(("all",))
+        SweepOptions.without(("all",))
 
 
 def test_a_search_in_units_view_is_not_hurried_where_its_test_is_another():
     units = GROUPS["cw units"][0]
-    assert not measure.may_stop_early(units, subject("codeword"))
-    assert measure.may_stop_early(units, subject("ce")) and measure.may_stop_early(
-        units, subject("mse")
+    assert not work.may_stop_early(units, small_testbed("codeword"))
+    assert work.may_stop_early(units, small_testbed("ce")) and work.may_stop_early(
+        units, small_testbed("mse")
     )
-    assert not measure.may_stop_early(replace(units, distances=True), subject("ce"))
-    assert not measure.may_stop_early(GROUPS["fgsm"][0], subject("ce"))
+    assert not work.may_stop_early(replace(units, distances=True), small_testbed("ce"))
+    assert not work.may_stop_early(GROUPS["fgsm"][0], small_testbed("ce"))
     sure = Cell(3, "a", None, None, "m", "CWL2(confidence=0.5)")
-    assert not measure.may_stop_early(sure, subject("ce"))
+    assert not work.may_stop_early(sure, small_testbed("ce"))
 
 
 def test_a_search_that_leaves_a_wrong_decision_is_not_hurried():
@@ -164,9 +160,9 @@ def test_a_search_that_leaves_a_wrong_decision_is_not_hurried():
     line.bias.data = torch.tensor([-5.0, 4.0, 0.0]).double()
     model = fr.Classifier(nn.Sequential(nn.Flatten(), line), fr.heads.Softmax("ce"))
     x, y = torch.full((2, 1, 1, 1), 0.55).double(), torch.tensor([0, 1])
-    who = Subject(model, x, y, 3, batch=2, seed=0)
+    bed = testbed.Testbed(model, x, y, 3, batch=2, seed=0)
     (cell,) = cells("CWL2(initial_const={}, max_steps=50, learning_rate=0.4)", "initial_const", [1])
-    (plain,), (saved,) = found([cell], who, NONE), found([cell], who)
+    (plain,), (saved,) = measured([cell], bed, NONE), measured([cell], bed)
     assert (plain.rows["clean"] == 0).all() and (plain.rows["decision"] == 2).all()
     assert saved.rows["decision"].tolist() == [1, 2]  # the first row hurries, and is wrong anyhow
 
@@ -179,7 +175,7 @@ def exact(name):
 @pytest.mark.parametrize("name", ["cw targeted", "lbfgs", "deep", "mim", "pgd"])
 def test_the_number_of_slots_changes_nothing(name):
     group = GROUPS[name]
-    few, many = (found(group, subject(batch=batch)) for batch in (3, COUNT))
+    few, many = (measured(group, small_testbed(batch=batch)) for batch in (3, COUNT))
     for one, other in zip(few, many, strict=True):
         for column in exact(name):
             np.testing.assert_array_equal(one.rows[column], other.rows[column])
@@ -188,16 +184,16 @@ def test_the_number_of_slots_changes_nothing(name):
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_a_cell_alone_is_what_it_is_in_its_group(name):
-    who, group = subject(), GROUPS[name]
-    together = found(group, who, first_success=False)
+    bed, group = small_testbed(), GROUPS[name]
+    together = measured(group, bed, first_success=False)
     for cell, one in zip(group[::2], together[::2], strict=True):
-        (alone,) = found([cell], who, first_success=False)
+        (alone,) = measured([cell], bed, first_success=False)
         attack = attacks.from_repr(cell.attack)
-        goal = who.goal(targeted=cell.targeted, labels=cell.labels)
+        goal = bed.goal(targeted=cell.targeted, labels=cell.labels)
         wish = {"target": goal.y} if cell.targeted else {"y": goal.y}
         if cell.labels == "own" and not cell.targeted:
             wish = {}
-        direct = attack.run(who.model, who.x, **wish, seed=who.seed)
+        direct = attack.run(bed.model, bed.x, **wish, seed=bed.seed)
         for column in exact(name):
             np.testing.assert_array_equal(one.rows[column], alone.rows[column], err_msg=column)
             np.testing.assert_array_equal(one.rows[column], getattr(direct, column).numpy())
@@ -222,7 +218,7 @@ def test_slots_are_refilled_and_keep_their_shape():
 
     class Numbers:
         def __init__(self):
-            self.left, self.came = list(range(10)), {}
+            self.left = list(range(10))
 
         def next_rows(self, count):
             rows, self.left = self.left[:count], self.left[count:]
@@ -237,37 +233,34 @@ def test_slots_are_refilled_and_keep_their_shape():
             return state, index
 
         def observe(self, state, tickets):
-            pass
+            return ()
 
         def finish(self, state, tickets):
-            for ticket, updates in zip(tickets.tolist(), state.iteration.tolist(), strict=True):
-                assert ticket not in self.came
-                self.came[ticket] = updates
+            yield from zip(tickets.tolist(), state.iteration.tolist(), strict=True)
 
     for uneven in (False, True):
-        rule, work = Counting(uneven), Numbers()
-        run_continuous(rule, None, work, 4)
-        assert work.came == {n: n for n in range(10)}
+        rule = Counting(uneven)
+        assert sorted(run_continuous(rule, None, Numbers(), 4)) == [(n, n) for n in range(10)]
         # 45 updates of rows in 4 slots; in batches of 4 they would take 3 + 7 + 9 = 19 rounds.
         assert len(rule.sizes) < 19
         assert set(rule.sizes) == ({4, 2, 1} if uneven else {4})
 
 
 def test_rows_of_nan_are_counted_and_cost_no_other():
-    who = subject("ce")
-    net = who.model.net
+    bed = small_testbed("ce")
+    net = bed.model.net
 
     class Sometimes(nn.Module):
         def forward(self, x):
             return torch.where((x[:, 0, 0, 0] > 0.5)[:, None], torch.nan, net(x))
 
-    bad = (who.x[:, 0, 0, 0] > 0.5).numpy()
-    broken = replace(who, model=fr.Classifier(Sometimes(), fr.heads.Softmax("ce")).double())
+    bad = (bed.x[:, 0, 0, 0] > 0.5).numpy()
+    broken = replace(bed, model=fr.Classifier(Sometimes(), fr.heads.Softmax("ce")).double())
     assert 3 < bad.sum() < 20
     for name in ("cw true", "cw targeted", "lbfgs", "deep", "bim", "mim"):
-        healthy = found(GROUPS[name], who, first_success=False)
+        healthy = measured(GROUPS[name], bed, first_success=False)
         for one, other in zip(
-            found(GROUPS[name], broken, first_success=False), healthy, strict=True
+            measured(GROUPS[name], broken, first_success=False), healthy, strict=True
         ):
             assert one.facts["invalid"] >= bad.sum()
             assert (one.rows["decision"][bad] == -1).all() and not one.rows["success"][bad].any()
@@ -277,14 +270,14 @@ def test_rows_of_nan_are_counted_and_cost_no_other():
 
 
 def test_the_oracle_counts_what_it_asks():
-    who = subject("ce")
-    with oracle(who.model, who.x.device) as network:
+    bed = small_testbed("ce")
+    with oracle(bed.model, bed.x.device) as network:
         attack = attacks.BIM(eps=0.1, steps=3)
-        goal = who.goal(targeted=True, labels="own")
-        state = attack.start(network, who.x, goal)
+        goal = bed.goal(targeted=True, labels="own")
+        state = attack.start(network, bed.x, goal)
         for _ in range(3):
             attack.update(network, state)
-        attack.assess(network, state, who.x)
+        attack.assess(network, state, bed.x)
         assert network.evaluations == (3 * 2 + 1) * COUNT
 
 
@@ -306,7 +299,7 @@ def test_a_transfer_judges_the_images_of_another_classifier(tmp_path):
     judged, made = run.results
     images = RunFolder(out).read_images(made.key)["adversarial"]
     assert len(images) == 18
-    victim = fr.checkpoint.load(fr.sweep.checkpoint_path(out, "R:TANH:MSE"))
+    victim = fr.checkpoint.load(checkpoint_path(out, "R:TANH:MSE"))
     expected = victim.predict(torch.from_numpy(images)).numpy()
     np.testing.assert_array_equal(judged.rows["decision"], expected)
     np.testing.assert_array_equal(judged.rows["success"], expected != judged.rows["label"])

@@ -17,11 +17,10 @@ import fastrobust as fr
 from fastrobust import attacks, data
 from fastrobust.models import checkpoint
 from fastrobust.report import results, writer
-from fastrobust.runs.folder import RunFolder
+from fastrobust.runs.folder import RunFolder, checkpoint_path
 from fastrobust.runs.plan import Cell
-from fastrobust.sweep import runner
+from fastrobust.sweep import runner, testbed, work
 from fastrobust.sweep.measure import measure
-from fastrobust.sweep.testbed import Subject
 from fastrobust.train import missing
 from fastrobust.utils.errors import CheckpointError, StoreError
 
@@ -56,7 +55,7 @@ def test_rows_are_those_of_the_attack(run):
     x, y = test.x_test[: plan.limit], test.y_test[: plan.limit]
     target = attacks.random_targets(y, test.num_classes, plan.seed)
     for result in results.read(out).results:
-        model = checkpoint.load(missing.checkpoint_path(out, result.cell.model))
+        model = checkpoint.load(checkpoint_path(out, result.cell.model))
         np.testing.assert_array_equal(result.rows["clean"], model.predict(x))
         np.testing.assert_array_equal(result.rows["label"], y)
         np.testing.assert_array_equal(result.rows["index"], np.arange(len(y)))
@@ -65,28 +64,28 @@ def test_rows_are_those_of_the_attack(run):
             assert not result.rows["success"].any() and (result.rows["queries"] == 1).all()
             continue
         asked = {"target": target} if result.cell.targeted else {}
-        found = attacks.from_repr(result.cell.attack).run(model, x, **asked)
+        expected = attacks.from_repr(result.cell.attack).run(model, x, **asked)
         for name in ("decision", "claimed", "success", "queries"):
-            np.testing.assert_array_equal(result.rows[name], getattr(found, name), err_msg=name)
+            np.testing.assert_array_equal(result.rows[name], getattr(expected, name), err_msg=name)
         for name in ("l2", "linf"):
             # Batches of 7 and of 18 differ in the last bits of a convolution.
-            np.testing.assert_allclose(result.rows[name], getattr(found, name), atol=1e-5)
-        expected = target if result.cell.targeted else torch.full_like(target, -1)
-        np.testing.assert_array_equal(result.rows["target"], expected)
+            np.testing.assert_allclose(result.rows[name], getattr(expected, name), atol=1e-5)
+        targets = target if result.cell.targeted else torch.full_like(target, -1)
+        np.testing.assert_array_equal(result.rows["target"], targets)
         images = RunFolder(out).read_images(result.key)
-        np.testing.assert_allclose(images["adversarial"], found.adv, atol=1e-5)
+        np.testing.assert_allclose(images["adversarial"], expected.adv, atol=1e-5)
         np.testing.assert_array_equal(images["index"], np.arange(len(y)))
 
 
 def test_labels_of_the_true_kind_are_given_to_the_attack(run):
     plan, out = run
     test = data.load(plan.data_set)
-    model = checkpoint.load(missing.checkpoint_path(out, "O:SOFTMAX:CE"))
-    subject = Subject(model, test.x_test, test.y_test, 3, batch=20, seed=0)
+    model = checkpoint.load(checkpoint_path(out, "O:SOFTMAX:CE"))
+    bed = testbed.Testbed(model, test.x_test, test.y_test, 3, batch=20, seed=0)
     cell = Cell(3, "FGSM", "eps", 0.2, "O:SOFTMAX:CE", "FGSM(eps=0.2)", labels="true")
-    found = {}
-    measure([cell], subject, found.__setitem__, lambda n: None)
-    rows = found[cell].rows
+    ((count, completed),) = measure([cell], bed)
+    assert count == 20
+    rows = completed[cell].rows
     expected = attacks.FGSM(eps=0.2).run(model, test.x_test, test.y_test)
     np.testing.assert_array_equal(rows["decision"], expected.decision)
     np.testing.assert_array_equal(rows["success"], expected.decision != test.y_test)
@@ -170,8 +169,8 @@ def test_another_run_is_refused(run):
 @pytest.mark.skipif(not fr.build_info()["bf16"], reason="needs AVX512-BF16")
 def test_in_bfloat16_attacks_search_and_float32_decides(run, monkeypatch):
     asked = []
-    prepared = runner.prepare
-    monkeypatch.setattr(runner, "prepare", lambda *a: asked.append(prepared(*a)) or asked[-1])
+    prepared = work.prepare
+    monkeypatch.setattr(work, "prepare", lambda *a: asked.append(prepared(*a)) or asked[-1])
     plan, out = run
     exact = out.with_name("exact")
     shutil.copytree(out, exact)
@@ -197,7 +196,7 @@ def test_in_bfloat16_attacks_search_and_float32_decides(run, monkeypatch):
 def test_other_weights_are_refused(run):
     plan, out = run
     runner.run(plan, out)
-    path = missing.checkpoint_path(out, "R:TANH:MSE")
+    path = checkpoint_path(out, "R:TANH:MSE")
     model = checkpoint.load(path)
     with torch.no_grad():
         next(model.parameters()).add_(0.1)
@@ -216,7 +215,7 @@ def test_other_classifiers_in_the_folder_are_named_not_listed(run):
 
 def test_a_missing_checkpoint_is_named(run):
     plan, out = run
-    missing.checkpoint_path(out, "R:TANH:MSE").unlink()
+    checkpoint_path(out, "R:TANH:MSE").unlink()
     with pytest.raises(FileNotFoundError, match=r"r-tanh-mse\.safetensors must hold .*train"):
         runner.run(plan, out)
     assert not (out / "run.json").exists()
@@ -224,14 +223,14 @@ def test_a_missing_checkpoint_is_named(run):
 
 def test_checkpoints_of_another_training_are_refused(run):
     plan, out = run
-    path = missing.checkpoint_path(out, "O:SOFTMAX:CE")
+    path = checkpoint_path(out, "O:SOFTMAX:CE")
     checkpoint.save(path, checkpoint.load(path), seed=5, config={"net": "tiny"})
     with pytest.raises(CheckpointError, match="must be trained with seed 0, got 5"):
         missing.train_missing(plan, out)
     config = {"net": "tiny", "epochs": 3}
     digest = data.load(plan.data_set).digest
     for name in plan.models:
-        path = missing.checkpoint_path(out, name)
+        path = checkpoint_path(out, name)
         checkpoint.save(path, checkpoint.load(path), seed=0, digest=digest, config=config)
     assert set(missing.train_missing(plan, out)) == set(missing.train_missing(plan, out, epochs=3))
     with pytest.raises(CheckpointError, match="must be trained with epochs 2, got 3"):
@@ -262,10 +261,9 @@ def test_two_writers_share_a_folder(run):
 
 WORKER = """
 import json, sys, torch
-from fastrobust import sweep
-from fastrobust.plans import Plan
+from fastrobust import plans, sweep
 torch.set_num_threads(1)
-outcome = runner.run(Plan.from_json(json.loads(sys.argv[1])), sys.argv[2])
+outcome = sweep.run(plans.Plan.from_json(json.loads(sys.argv[1])), sys.argv[2])
 sys.exit(len(outcome.failed))
 """
 

@@ -1,0 +1,23 @@
+"""Processes share a list of work; a crash is reported to the caller."""
+
+import os
+
+import pytest
+
+from fastrobust.utils.processes import helpers
+
+
+def crash(turns):
+    next(turns.of("abcdef"))
+    os._exit(3)
+
+
+def test_alone_all_items_are_mine():
+    with helpers(1, crash) as turns:
+        assert list(turns.of("abc")) == list("abc")
+
+
+def test_a_crash_is_reported():
+    with pytest.warns(UserWarning, match=r"1 of 1 helper processes crashed \(exit codes 3\)"):
+        with helpers(2, crash) as turns:
+            assert len(set(turns.of("abcdef"))) >= 5
