@@ -19,7 +19,7 @@ from fastrobust.runs.folder import checkpoint_path
 from fastrobust.runs.plan import Cell
 from fastrobust.sweep.collect import Measurement
 from fastrobust.sweep.measure import measure
-from fastrobust.sweep.rows import SweepOptions
+from fastrobust.sweep.options import SweepOptions
 from fastrobust.sweep.testbed import Testbed
 from fastrobust.train.classifiers import MODEL_NAMES
 from fastrobust.train.recipes import default_config

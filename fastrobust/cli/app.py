@@ -17,7 +17,7 @@ from ..report import writer
 from ..runs import folder
 from ..runs.plan import Plan
 from ..sweep import runner
-from ..sweep.rows import SweepOptions
+from ..sweep.options import SweepOptions
 from ..train import missing
 from ..train.classifiers import MODEL_NAMES, MODELS, split_name
 from ..utils import malloc

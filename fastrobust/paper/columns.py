@@ -1,7 +1,7 @@
-"""Which attacks stand in the tables: one line per group of columns.
+"""The attacks in the tables: one line per group of columns.
 
-The paper's columns run what the paper ran; beside them stand the authors' other readings and the
-columns of an honest attacker, who attacks the decision instead of the training loss.
+The paper's columns run what the paper ran. Others run alternative readings of the paper, or attack
+the class scores, which decide, instead of the training loss.
 """
 
 from collections.abc import Callable
@@ -34,11 +34,11 @@ Make = Callable[[float], object]
 
 @dataclass(frozen=True)
 class OptimiserSettings:
-    """How long the unbounded attacks may optimise.
+    """How long the unbounded attacks optimise.
 
     Attributes:
         cw_steps: ``max_steps`` of CWL2 and ModifiedCWL2.
-        learning_rate: Of the same; 0.01 is in the authors' published configuration.
+        learning_rate: ``learning_rate`` of both; 0.01 is in the authors' published configuration.
         lbfgs_steps: ``max_steps`` of LBFGS.
     """
 
@@ -53,15 +53,15 @@ class Column:
 
     Attributes:
         table: The table's number.
-        name: What stands above the group; the paper's own name where it has the same column.
+        name: Name above the group; the paper's own name where it has the same column.
         make: Returns the attack for a value.
         view: The view of a cell.
         like: The paper's column whose grid it takes, `name` by default.
         values: The grid itself where the paper prints none.
         parameter: Name of what varies, with `values` only.
         targeted: As in a cell.
-        models: Rows of the table that have it.
-        source: Where the images are made, None for the attacked classifier itself.
+        models: The classifiers in its rows.
+        source: Classifier whose adversarial images are transferred, None for no transfer.
         probe: As in a cell.
         distances: As in a cell, for these values of the parameter, on the last of the models.
     """
@@ -113,7 +113,7 @@ def _mim_divided(eps: float) -> object:
     return replace(attacks.MIM(eps=eps, loss="train"), label_sum_norm=True)
 
 
-def _honest(eps: float) -> object:
+def _on_class_scores(eps: float) -> object:
     """Attack cross-entropy on the class scores; steps of 2.5 eps / steps (arXiv 1706.06083)."""
     return attacks.PGD(eps=eps, loss="ce", step_size=round(2.5 * eps / 20, 9), steps=20)
 
@@ -159,7 +159,7 @@ def columns(optimiser: OptimiserSettings) -> tuple[Column, ...]:
             Column(table, "BIM", _bim, targeted=targeted),
             Column(table, "FGSM", _fgsm, targeted=targeted),
             Column(table, "Madry", _madry, targeted=targeted),
-            Column(table, HONEST, _honest, "class", like="BIM", targeted=targeted),
+            Column(table, HONEST, _on_class_scores, "class", like="BIM", targeted=targeted),
             Column(table, "BIM, CE on units", _bim_published, like="BIM", targeted=targeted),
             Column(
                 table, "MIM, label / sum", _mim_divided, like="MIM", targeted=targeted,
@@ -181,7 +181,7 @@ def columns(optimiser: OptimiserSettings) -> tuple[Column, ...]:
     tenth: dict[str, Any] = {"models": CODED_MODELS, "values": (0.1,)}
     twice: dict[str, Any] = {"models": COMPARED, "values": COMPARED_EPS}
     longest: dict[str, Any] = {"models": COMPARED, "parameter": "max_steps", "values": (40,)}
-    dearest: dict[str, Any] = {"models": COMPARED, "parameter": "initial_const", "values": (10,)}
+    highest: dict[str, Any] = {"models": COMPARED, "parameter": "initial_const", "values": (10,)}
     return (
         *signs(3, targeted=False),
         Column(3, "DeepFool", _deep_fool("units")),
@@ -203,7 +203,7 @@ def columns(optimiser: OptimiserSettings) -> tuple[Column, ...]:
         Column(7, "CWL2", cw, "class", targeted=True, models=attacked),
         Column(ABLATION, "MIM", _mim, **tenth),
         Column(ABLATION, "BIM", _bim, **tenth),
-        Column(ABLATION, HONEST, _honest, "class", **tenth),
+        Column(ABLATION, HONEST, _on_class_scores, "class", **tenth),
         Column(
             ABLATION, "modified CWL2", modified, targeted=True, parameter="initial_const", **tenth
         ),
@@ -211,11 +211,11 @@ def columns(optimiser: OptimiserSettings) -> tuple[Column, ...]:
         Column(DEFENCES, "BIM", _bim, **twice),
         Column(DEFENCES, "MIM", _mim, **twice),
         Column(DEFENCES, "Madry", _madry, **twice),
-        Column(DEFENCES, HONEST, _honest, "class", **twice),
+        Column(DEFENCES, HONEST, _on_class_scores, "class", **twice),
         Column(DEFENCES, "DeepFool", _deep_fool("units"), **longest),
         Column(DEFENCES, "DeepFool", _deep_fool("class"), "class", **longest),
-        Column(DEFENCES, "CWL2", cw_units, **dearest),
-        Column(DEFENCES, "CWL2", cw, "class", **dearest),
+        Column(DEFENCES, "CWL2", cw_units, **highest),
+        Column(DEFENCES, "CWL2", cw, "class", **highest),
         Column(
             FIGURE_1, "Madry", _madry, values=PROBES, targeted=True, models=attacked, probe=True
         ),

@@ -23,14 +23,14 @@ from .columns import (
 
 __all__ = ["HONEST", "PRESETS", "TABLES", "make"]
 
-# As they stand in a plan; the paper's are 3 to 7, the probes of Figure 1 come last.
+# In the order of a plan; the paper's are 3 to 7, the probes of Figure 1 come last.
 TABLES = (3, 4, 5, 6, 7, *ASIDE, FIGURE_1)
-_LINES = {ABLATION: CODED_MODELS, DEFENCES: COMPARED}  # of the others: the paper's classifiers
+_LINES = {ABLATION: CODED_MODELS, DEFENCES: COMPARED}  # other tables: the paper's classifiers
 
 
 @dataclass(frozen=True)
 class _Preset:
-    """How much of the test set, how many rows at once, and how long the attacks may take."""
+    """Number of test images, rows in every call of the network, and how long attacks optimise."""
 
     limit: int | None
     batch: int
@@ -67,7 +67,7 @@ _NOTES = (
 
 
 def _optimiser_note(optimiser: OptimiserSettings) -> str:
-    """Say how long the unbounded attacks optimise, and where that is not what the paper did."""
+    """Return a note on how long the unbounded attacks optimise, compared with the paper."""
     text = (
         f"CWL2 and the modified CWL2 take 5 x {optimiser.cw_steps} steps with learning rate "
         f"{optimiser.learning_rate:g}, L-BFGS at most 5 x {optimiser.lbfgs_steps}"
@@ -101,13 +101,13 @@ def make(
             steps, five times as long); the grids are the paper's in all.
         data_set: Name as ``data.load`` takes it.
         tables: Which of Tables 3 to 7, 8 (codeword lengths), 9 (other defences) and 1 (probes of
-            Figure 1); all by default. Table 6 brings along what it needs of Table 3.
+            Figure 1); all by default. Table 6 adds the cells of Table 3 that it needs.
         limit: Number of images instead of the preset's.
-        seed: Of training, targets and random starts.
+        seed: Seed of training, targets and random starts.
         net: Name of the network; that of the data set's training recipe by default.
-        like: Which known data set `data_set` is a copy of, if it goes by another name.
+        like: Known data set that `data_set` is a copy of, if it has another name.
         only: Names of the attacks to run, such as ``"PGD"``; all by default.
-        precision: Of the networks while an attack searches, see ``engine.prepare``.
+        precision: Precision of the networks during an attack, see ``engine.prepare``.
 
     Raises:
         ValueError: The preset, a table, an attack or the precision is unknown, or a number is out
@@ -176,14 +176,10 @@ def _cells(table: int, shown: Iterable[Column]) -> Iterable[Cell]:
 def _white_box_of(cells: Iterable[Cell], all_columns: Iterable[Column]) -> list[Cell]:
     """Return the cells of Table 3 that transfers are made from and compared with."""
     wanted = {(cell.attack, cell.view) for cell in cells if cell.source}
-    own = [column for column in all_columns if column.table == 3]
-    return [cell for cell in _cells(3, own) if (cell.attack, cell.view) in wanted]
-
-
-# Cheap attacks first: a run that is stopped has most of its cells.
-_DEAR = ("DeepFool", "CWL2", "ModifiedCWL2", "LBFGS")
+    third = [column for column in all_columns if column.table == 3]
+    return [cell for cell in _cells(3, third) if (cell.attack, cell.view) in wanted]
 
 
 def _cost(cell: Cell) -> int:
-    kind = (cell.attack or "").partition("(")[0]
-    return 1 + _DEAR.index(kind) if kind in _DEAR else 0
+    """Return the place of a cell in the plan: a run that is stopped has the cheap ones."""
+    return 0 if cell.parsed_attack is None else cell.parsed_attack.cost

@@ -1,1 +1,1 @@
-"""What a run is: its plan and its folder."""
+"""What a run is: its plan, its folder, and where it computes."""

@@ -1,17 +1,16 @@
 """The run folder: what a sweep has measured, in files that many writers can share.
 
-``run.json`` says what the run is; ``cells/<key>.parquet`` holds a row per image and, in its
-metadata, the cell's full description; ``images/<key>.npz`` the first adversarial images, without an
-attack the clean ones; ``failures.jsonl`` a line per failed attempt. There are no locks: a file is
-written under a temporary name and renamed, so a name that exists is a cell that is done, and two
-writers of one cell write the same thing. Whatever is found half-written or foreign is a StoreError
-naming it.
+- ``run.json``: what the run is.
+- ``cells/<key>.parquet``: a row per image; the metadata describe the cell.
+- ``images/<key>.npz``: the first adversarial images of a cell, or clean ones without an attack.
+- ``failures.jsonl``: a line per failed attempt.
+
+There are no locks: a file is written under a temporary name and renamed, so that a cell whose file
+exists is complete, and two writers of one cell write the same.
 """
 
-import hashlib
 import json
 import os
-import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,13 +30,13 @@ IMAGES_KEPT = 64
 
 SCHEMA = pa.schema(
     [
-        ("index", pa.int64()),  # the image's place in its data set
+        ("index", pa.int64()),  # index of the image in its data set
         ("label", pa.int64()),
         ("target", pa.int64()),  # null (-1 in memory) under untargeted attack
         ("clean", pa.int64()),  # decision on the clean image
         ("decision", pa.int64()),  # decision on the adversarial image
-        ("claimed", pa.bool_()),  # what the attack believed of itself
-        ("success", pa.bool_()),  # what the decision says
+        ("claimed", pa.bool_()),  # success by the attack's own test
+        ("success", pa.bool_()),  # success by the decision
         ("l2", pa.float64()),  # not squared, pixels in [0, 1]
         ("linf", pa.float64()),
         ("queries", pa.int64()),  # network evaluations, forward and backward counting one each
@@ -54,18 +53,6 @@ class StoredCell:
     facts: dict[str, Any]
 
 
-def cell_key(slug: str, description: Mapping[str, Any]) -> str:
-    """Return the file name of a cell: readable words, then a digest of all that defines it.
-
-    >>> from fastrobust.runs import folder
-    >>> folder.cell_key("BIM(eps=0.1) R:TANH:MSE", {"seed": 0})
-    'bim-eps-0.1-r-tanh-mse-bd048884'
-    """
-    words = re.sub(r"[^a-z0-9.]+", "-", slug.lower()).strip("-")[:80]
-    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
-    return f"{words}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
 class RunFolder:
     """Reads and writes one run folder; makes it when something is first written."""
 
@@ -79,7 +66,7 @@ class RunFolder:
 
         Args:
             run: What the run is, JSON-able.
-            may_change: Top-level entries that a later start may bring in another form.
+            may_change: Top-level entries that may differ in a later start.
 
         Raises:
             StoreError: The folder holds another run; the message names what differs.
@@ -109,19 +96,19 @@ class RunFolder:
             raise StoreError(f"{self.root} must be a run folder, but has no run.json") from None
         except ValueError as error:
             raise StoreError(f"{self.run_path} must be JSON, but cannot be read: {error}") from None
-        if not isinstance(run, dict) or run.get("format_version") != FORMAT_VERSION:
-            version = run.get("format_version") if isinstance(run, dict) else None
+        version = run.get("format_version") if isinstance(run, dict) else None
+        if version != FORMAT_VERSION:
             raise StoreError(
                 f"{self.run_path} must have format_version {FORMAT_VERSION}, got {version}"
             )
         return run
 
     def cell_path(self, key: str) -> Path:
-        """Return where the cell `key` is, or will be."""
+        """Return the path of the cell `key`."""
         return self.root / "cells" / f"{key}.parquet"
 
     def has(self, key: str) -> bool:
-        """Say whether the cell `key` is done."""
+        """Whether the cell `key` has been measured."""
         return self.cell_path(key).exists()
 
     def write(
@@ -131,7 +118,7 @@ class RunFolder:
         facts: Mapping[str, Any],
         images: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        """Write a cell: its images first, since its parquet file is what says that it is done."""
+        """Write a cell: its images first, since a cell whose parquet file exists is complete."""
         columns = {name: pa.array(rows[name]) for name in SCHEMA.names if name != "target"}
         target = np.asarray(rows["target"])
         columns["target"] = pa.array(target, mask=target < 0)
@@ -159,18 +146,18 @@ class RunFolder:
                 f"{path} must be a cell of a run, but is damaged or foreign "
                 f"({type(error).__name__}); delete it to have it measured again"
             ) from error
-        found = (facts.get("key"), facts.get("format_version"))
-        if not table.schema.equals(SCHEMA) or found != (key, FORMAT_VERSION):
+        identity = (facts.get("key"), facts.get("format_version"))
+        if not table.schema.equals(SCHEMA) or identity != (key, FORMAT_VERSION):
             raise StoreError(
-                f"{path} must hold cell {key} in format {FORMAT_VERSION}, got {found[0]} in "
-                f"format {found[1]} with columns {table.schema.names}"
+                f"{path} must hold cell {key} in format {FORMAT_VERSION}, got {identity[0]} in "
+                f"format {identity[1]} with columns {table.schema.names}"
             )
         target = SCHEMA.get_field_index("target")
         table = table.set_column(target, "target", table["target"].fill_null(-1))
         return StoredCell({name: table[name].to_numpy() for name in SCHEMA.names}, facts)
 
     def images_path(self, key: str) -> Path:
-        """Return where the images of the cell `key` are, or will be."""
+        """Return the path of the images of the cell `key`."""
         return self.root / "images" / f"{key}.npz"
 
     def read_images(self, key: str) -> dict[str, np.ndarray]:
@@ -194,12 +181,12 @@ class RunFolder:
         """Append one line about a cell that could not be measured."""
         line = json.dumps({"key": key, **facts}) + "\n"
         self.root.mkdir(parents=True, exist_ok=True)
-        # One write of one line in append mode: writers do not tear each other's lines.
+        # One unbuffered write of a line in append mode: lines of several writers do not mix.
         with open(self.failures_path, "ab", buffering=0) as file:
             file.write(line.encode())
 
     def failures(self) -> list[dict[str, Any]]:
-        """Return the last failure of every cell that is still not measured.
+        """Return the last failure of every cell that has not been measured since.
 
         Raises:
             StoreError: A line of failures.jsonl cannot be read.
@@ -207,8 +194,8 @@ class RunFolder:
         if not self.failures_path.exists():
             return []
         last: dict[str, dict[str, Any]] = {}
-        lines = self.failures_path.read_text(encoding="utf-8").splitlines()
-        for number, line in enumerate(lines, 1):
+        text = self.failures_path.read_text(encoding="utf-8")
+        for number, line in enumerate(text.splitlines(), 1):
             try:
                 record = json.loads(line)
                 last[record["key"]] = record
@@ -226,16 +213,12 @@ def _differences(old: Any, new: Any, name: str) -> Iterator[str]:
         for key in sorted(old.keys() | new.keys()):
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}")
     elif old != new:
-        yield f"{name} is {_shortly(old)}, not {_shortly(new)}"
-
-
-def _shortly(value: Any) -> str:
-    """Return a value in JSON; of what has many parts only that it is there."""
-    return "there" if isinstance(value, dict) else json.dumps(value)
+        texts = ["there" if isinstance(value, dict) else json.dumps(value) for value in (old, new)]
+        yield "{} is {}, not {}".format(name, *texts)
 
 
 def checkpoint_path(out_dir: str | os.PathLike[str], model_name: str) -> Path:
-    """Return where a run folder keeps a classifier's checkpoint.
+    """Return the path of a classifier's checkpoint in a run folder.
 
     >>> checkpoint_path("runs/digits", "R:TANH:MSE").as_posix()
     'runs/digits/models/r-tanh-mse.safetensors'
@@ -244,7 +227,7 @@ def checkpoint_path(out_dir: str | os.PathLike[str], model_name: str) -> Path:
 
 
 def evaluation_path(out_dir: str | os.PathLike[str], model: str, eps: float) -> Path:
-    """Return where a run folder keeps the evaluation of a classifier.
+    """Return the path of a classifier's evaluation in a run folder.
 
     >>> evaluation_path("runs/mine", "R:TANH:MSE", 0.1).as_posix()
     'runs/mine/evaluations/r-tanh-mse-0.1'
@@ -253,7 +236,7 @@ def evaluation_path(out_dir: str | os.PathLike[str], model: str, eps: float) -> 
 
 
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays by name to a compressed .npz file, whole or not at all."""
+    """Write arrays by name to a compressed .npz file; an interrupted write leaves none."""
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:  # to a mere name numpy would append .npz

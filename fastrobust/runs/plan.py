@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .. import attacks
+from ..attacks.base import Attack, from_repr
 from ..engine.prepared import PRECISIONS
 
 VIEWS = ("paper", "class")  # an attack's loss: the paper's, or one on the class scores
@@ -81,9 +81,9 @@ class Cell:
         _ = self.parsed_attack
 
     @cached_property
-    def parsed_attack(self) -> attacks.Attack[Any] | None:
+    def parsed_attack(self) -> Attack[Any] | None:
         """The attack itself, None for clean images."""
-        return None if self.attack is None else attacks.from_repr(self.attack)
+        return None if self.attack is None else from_repr(self.attack)
 
     @property
     def line(self) -> str:

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,21 +13,8 @@ from torch import Tensor
 from ..attacks.base import Attack
 from ..engine.gradients import Oracle
 from ..engine.scheduler import padded
+from .rows import FinishedRows
 from .testbed import Testbed
-
-
-class FinishedRows(NamedTuple):
-    """Rows that an attack is done with.
-
-    Attributes:
-        cell: (M,) int64 number of the cell in its group.
-        image: (M,) int64 index of the image.
-        state: The attack's state of these rows.
-    """
-
-    cell: Tensor
-    image: Tensor
-    state: Any
 
 
 @dataclass(frozen=True)

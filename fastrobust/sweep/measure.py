@@ -2,8 +2,9 @@
 
 :func:`measure` computes a group of cells of one classifier that share an attack. The cells differ
 in one value per row (eps, the first c), or in how long they run, so that their rows share the
-network's batches (continuous batching, ``engine/scheduler.py``). Rows come from ``rows.py``, or
-from ``shared_search.py`` if the attack searches for c; ``collect.py`` makes cells of them.
+network's batches (continuous batching, ``engine/scheduler.py``). Rows come from
+``cell_rows.py``, or from ``shared_search.py`` if the attack searches for c; ``collect.py`` makes
+cells of them.
 :func:`measure_transfer` computes a cell from the adversarial images of another classifier.
 """
 
@@ -18,8 +19,10 @@ from ..engine.opening import oracle
 from ..engine.scheduler import run_continuous
 from ..runs.folder import IMAGES_KEPT
 from ..runs.plan import Cell
+from .cell_rows import CellRows
 from .collect import CellCollector, Measurement
-from .rows import CellRows, RowFactory, SweepOptions
+from .options import SweepOptions
+from .rows import RowFactory
 from .shared_search import SharedSearches
 from .testbed import Testbed
 

@@ -19,7 +19,7 @@ from ..utils.processes import Turns, helpers
 from ..utils.progress import Tracker, track
 from .collect import Measurement
 from .measure import measure, measure_transfer
-from .rows import SweepOptions
+from .options import SweepOptions
 from .work import SweepWork, Task, identity, load_work, visits
 
 

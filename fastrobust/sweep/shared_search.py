@@ -19,8 +19,7 @@ from torch import Tensor
 
 from ..attacks.const_search import bisect
 from ..ops.cw_step_op import NO_UPPER
-from .collect import FinishedRows
-from .rows import RowFactory
+from .rows import FinishedRows, RowFactory
 
 
 @dataclass(eq=False)

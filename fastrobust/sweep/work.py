@@ -1,6 +1,9 @@
 """The work of a sweep: the cells of a plan, their keys, and which of them are measured together."""
 
+import hashlib
+import json
 import platform
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
@@ -13,9 +16,9 @@ from ..data import DataSet
 from ..engine.prepared import prepare
 from ..models import checkpoint
 from ..runs.context import RunContext
-from ..runs.folder import FORMAT_VERSION, IMAGES_KEPT, RunFolder, cell_key
+from ..runs.folder import FORMAT_VERSION, IMAGES_KEPT, RunFolder
 from ..runs.plan import Cell, Plan
-from .rows import SweepOptions
+from .options import SweepOptions
 from .testbed import Testbed
 
 
@@ -154,6 +157,17 @@ def tasks_of(
         return Task(cell, key, description, fast, description["images_kept"])
 
     return [task(cell) for cell in plan.cells]
+
+
+def cell_key(name: str, description: Mapping[str, Any]) -> str:
+    """Return the file name of a cell: a readable name, then a digest of all that defines it.
+
+    >>> cell_key("BIM(eps=0.1) R:TANH:MSE", {"seed": 0})
+    'bim-eps-0.1-r-tanh-mse-bd048884'
+    """
+    words = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")[:80]
+    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    return f"{words}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def units_of(tasks: Iterable[Task]) -> list[list[Task]]:

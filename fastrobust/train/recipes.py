@@ -4,7 +4,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .. import attacks
+from ..attacks.base import from_repr
+from ..attacks.sign import PGD
 from ..models import heads
 from .classifiers import ADVERSARIAL, CODE_LENGTH, MODELS, split_name
 
@@ -69,7 +70,7 @@ class TrainConfig:
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
         if self.attack is not None:
-            attacks.from_repr(self.attack)
+            from_repr(self.attack)
 
     def facts(self) -> dict[str, Any]:
         """Every field but the key, as JSON values."""
@@ -109,7 +110,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 
 def _pgd(eps: float, step_size: float, steps: int) -> str:
     """Return the attack of adversarial training: one random start, the last iterate counts."""
-    return repr(attacks.PGD(eps, "train", step_size=step_size, steps=steps, keep="last"))
+    return repr(PGD(eps, "train", step_size=step_size, steps=steps, keep="last"))
 
 
 # Madry et al.'s own for MNIST and CIFAR-10 (arXiv 1706.06083, section 5). The radius for digits is

@@ -17,21 +17,21 @@ class Stateful(Protocol):
     """A module or an optimizer."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what there is to keep."""
+        """Return the state."""
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> object:
-        """Take it back."""
+        """Restore the state."""
 
 
 class Resume:
-    """Keeps and restores what a training needs to go on as if it had never stopped.
+    """Saves and restores what a training needs to go on as if it had never stopped.
 
     The file is a SHA-256 followed by what it covers, a ``torch.save`` archive.
 
     Args:
-        path: where the state is kept.
+        path: file of the state.
         settings: JSON values that must be the same when the training goes on.
-        parts: what has a state. Random generators and the learning rate are not among them: they
+        parts: modules and optimizers. Random generators and the learning rate need no state: they
             follow from the epoch.
     """
 
@@ -43,7 +43,7 @@ class Resume:
         self._parts = parts
 
     def save(self, epochs_done: int) -> None:
-        """Keep the state after `epochs_done` epochs, whole or not at all."""
+        """Save the state after `epochs_done` epochs."""
         state = {name: part.state_dict() for name, part in self._parts.items()}
         buffer = io.BytesIO()
         torch.save({"settings": self._settings, "epochs_done": epochs_done, **state}, buffer)
@@ -52,7 +52,7 @@ class Resume:
         atomic.replace(self._path, lambda temporary: temporary.write_bytes(content))
 
     def restore(self) -> int:
-        """Restore every part and return the number of epochs done: 0 if nothing was kept.
+        """Restore every part and return the number of epochs done: 0 if there is no file.
 
         Raises:
             CheckpointError: the file is damaged or belongs to a training with other settings.
@@ -78,12 +78,12 @@ class Resume:
         return int(kept["epochs_done"])
 
     def remove(self) -> None:
-        """Forget the state."""
+        """Delete the file."""
         self._path.unlink(missing_ok=True)
 
 
 def _difference(kept: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say which settings differ, by name."""
+    """Return the settings that differ, by name."""
     return ", ".join(
         f"{name} was {kept.get(name)!r}, now {now.get(name)!r}"
         for name in sorted(kept.keys() | now.keys())

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import attacks, models
+from .. import models
+from ..attacks.base import from_repr
 from ..data import DataSet
 from ..models import checkpoint
 from ..models.classifier import Classifier
@@ -186,7 +187,7 @@ def _run_epoch(
 ) -> tuple[float, float]:
     """Train for an epoch; return the mean loss and the accuracy on its (augmented) images."""
     model.train()
-    attack = None if config.attack is None else attacks.from_repr(config.attack)
+    attack = None if config.attack is None else from_repr(config.attack)
     generator = torch.Generator().manual_seed(_key(seed, epoch))
     order = torch.randperm(len(x), generator=generator).to(x.device)
     # Batches of nearly one size: a small last one would have noisy batch statistics.

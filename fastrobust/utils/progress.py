@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, plain lines everywhere else."""
+"""Progress of long work: a bar on a terminal, plain lines everywhere else."""
 
 import sys
 import time
@@ -13,17 +13,17 @@ SECONDS_BETWEEN_LINES = 5.0  # a log of an hour stays below a thousand lines
 
 
 class Tracker(Protocol):
-    """What a long piece of work tells about itself."""
+    """Takes the progress of some work."""
 
     def advance(self, n: int = 1) -> None:
         """Count `n` more units as done."""
 
     def note(self, text: str) -> None:
-        """Say in a few words what is going on now."""
+        """Show in a few words what is under way."""
 
 
 class _Bar:
-    """A bar that rich draws and redraws."""
+    """A bar that rich draws."""
 
     def __init__(self, progress: Progress, total: int, description: str) -> None:
         self._progress = progress
@@ -37,7 +37,7 @@ class _Bar:
 
 
 class _Lines:
-    """At most one line every few seconds, and always a last one."""
+    """A line every few seconds, and a last one."""
 
     def __init__(self, stream: TextIO, total: int, description: str) -> None:
         self._stream, self._total, self._description = stream, total, description
@@ -61,11 +61,11 @@ class _Lines:
 
 @contextmanager
 def track(total: int, description: str, stream: TextIO | None = None) -> Iterator[Tracker]:
-    """Show how far a piece of work has come, on stderr so that stdout stays clean.
+    """Show the progress of some work, on stderr to leave stdout to results.
 
     Args:
         total: Number of units of work.
-        description: What is being done, in two or three words.
+        description: The work in two or three words.
         stream: Where to write, stderr by default.
 
     >>> import sys

@@ -10,7 +10,7 @@ from torch import nn
 
 import fastrobust as fr
 from fastrobust.sweep import testbed
-from fastrobust.sweep.rows import SweepOptions
+from fastrobust.sweep.options import SweepOptions
 
 bench_peers = pytest.importorskip("benches.bench_peers", reason="benches are not installed")
 bench_spectra = pytest.importorskip("benches.bench_spectra")

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fastrobust.runs.folder import SCHEMA, RunFolder, cell_key
+from fastrobust.runs.folder import SCHEMA, RunFolder
 from fastrobust.utils import atomic
 from fastrobust.utils.errors import StoreError
 
@@ -147,11 +147,3 @@ def test_failures_are_those_not_made_good(folder):
         file.write('{"key": "c"')
     with pytest.raises(StoreError, match=r"failures\.jsonl .*line 4"):
         folder.failures()
-
-
-def test_keys_follow_the_description():
-    key = cell_key("PGD(eps=0.1, loss='ce') R:TANH:MSE", {"seed": 0, "attack": "x"})
-    assert key.rpartition("-")[0] == "pgd-eps-0.1-loss-ce-r-tanh-mse"
-    assert key == cell_key("PGD(eps=0.1, loss='ce') R:TANH:MSE", {"attack": "x", "seed": 0})
-    assert key != cell_key("PGD(eps=0.1, loss='ce') R:TANH:MSE", {"attack": "x", "seed": 1})
-    assert len(cell_key("x" * 300, {})) < 100

@@ -17,7 +17,7 @@ from fastrobust.runs.folder import RunFolder, checkpoint_path
 from fastrobust.runs.plan import Cell
 from fastrobust.sweep import runner, testbed, work
 from fastrobust.sweep.measure import measure
-from fastrobust.sweep.rows import SweepOptions
+from fastrobust.sweep.options import SweepOptions
 
 CW = "max_steps=12, learning_rate=0.1"
 COUNT = 23

@@ -289,3 +289,11 @@ def test_a_killed_sweep_goes_on_to_the_same_tables(tmp_path):
     _, whole = prepare(tmp_path / "whole")
     runner.run(plan, whole)
     assert rows_of(out) == rows_of(whole)
+
+
+def test_keys_follow_the_description():
+    key = work.cell_key("PGD(eps=0.1, loss='ce') R:TANH:MSE", {"seed": 0, "attack": "x"})
+    assert key.rpartition("-")[0] == "pgd-eps-0.1-loss-ce-r-tanh-mse"
+    assert key == work.cell_key("PGD(eps=0.1, loss='ce') R:TANH:MSE", {"attack": "x", "seed": 0})
+    assert key != work.cell_key("PGD(eps=0.1, loss='ce') R:TANH:MSE", {"attack": "x", "seed": 1})
+    assert len(work.cell_key("x" * 300, {})) < 100

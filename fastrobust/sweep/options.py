@@ -1,0 +1,34 @@
+"""The optimisations of a sweep: each changes no rate of a table, and can be switched off."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """The optimisations of a sweep.
+
+    Attributes:
+        first_success: A search that only counts successes ends at its first one, where its own test
+            is the decision, and where no label but the true one can be left by it.
+        shared_const: Searches for c that come to the same c on the same image share that run.
+        prefixes: A shorter run is the beginning of a longer one.
+        clean_gradient: All values of eps take their first step by one gradient at the clean image.
+    """
+
+    first_success: bool = True
+    shared_const: bool = True
+    prefixes: bool = True
+    clean_gradient: bool = True
+
+    @classmethod
+    def without(cls, names: Iterable[str]) -> "SweepOptions":
+        """Return all optimisations but those named, such as ``"shared-const"``.
+
+        Raises:
+            ValueError: There is no optimisation of that name.
+        """
+        known = {field.name.replace("_", "-"): field.name for field in fields(cls)}
+        if unknown := sorted(set(names) - set(known)):
+            raise ValueError(f"savings must be among {', '.join(known)}, got {unknown}")
+        return cls(**{known[name]: False for name in names})
