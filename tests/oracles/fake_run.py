@@ -1,4 +1,4 @@
-"""Runs with invented numbers, for what reads a run folder."""
+"""Run folders with invented numbers, for tests of what reads them."""
 
 from dataclasses import replace
 
@@ -11,10 +11,10 @@ COUNT = 100
 
 
 def made_up(folder, data_set, cells, configs=None):
-    """Write a run of invented cells: (cell, broken images, what differs from the usual).
+    """Write a run of invented cells: (cell, number of broken images, changes).
 
-    What differs are columns by name, and under "facts" and "key" facts of the cell and its name.
-    `configs` are training settings by classifier.
+    `changes` are columns by name, and "facts" and "key" of the cell. A cell with None broken images
+    is not measured. `configs` are training settings by classifier.
     """
     out = RunFolder(folder)
     plan = Plan(data_set, "made up", "none", tuple(cell for cell, *_ in cells)).to_json()
@@ -28,7 +28,7 @@ def made_up(folder, data_set, cells, configs=None):
     content = {"plan": plan, "cells": entries, "data": facts, "models": models, "device": "cpu"}
     out.start({**content, "versions": {"fastrobust": "0", "torch": "0"}}, may_change=())
     for key, (cell, broken, changes) in zip(keys, cells, strict=True):
-        if broken is None:  # not measured
+        if broken is None:
             continue
         hit = np.arange(COUNT) < broken
         rows = {

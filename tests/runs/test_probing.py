@@ -15,7 +15,7 @@ def search(values, rate):
 
 
 def scan(values, rate):
-    """The oracle: look at every value from below."""
+    """The oracle: measure every value, from the smallest on."""
     return next((value for value in sorted(values) if rate(value) >= 1), max(values))
 
 
@@ -48,8 +48,8 @@ def test_a_rate_that_is_not_monotone_still_ends():
     for bits in range(2 ** len(GRID)):
         rates = {value: float(bits >> n & 1) for n, value in enumerate(GRID)}
         known = search(GRID, rates.__getitem__)
-        found = outcome(GRID, known)
-        assert known[found] == 1.0 or (found == 1.0 and not any(known.values()))
+        value = outcome(GRID, known)
+        assert known[value] == 1.0 or (value == 1.0 and not any(known.values()))
 
 
 def test_a_search_that_was_stopped_goes_on():

@@ -14,11 +14,11 @@ COUNT = 5
 
 def rows(targeted=True):
     random = np.random.default_rng(0)
-    found = {"index": np.arange(COUNT), "target": np.full(COUNT, 3 if targeted else -1)}
+    columns = {"index": np.arange(COUNT), "target": np.full(COUNT, 3 if targeted else -1)}
     for field in SCHEMA:
-        if field.name not in found:
-            found[field.name] = random.integers(0, 2, COUNT).astype(field.type.to_pandas_dtype())
-    return found
+        if field.name not in columns:
+            columns[field.name] = random.integers(0, 2, COUNT).astype(field.type.to_pandas_dtype())
+    return columns
 
 
 @pytest.fixture
@@ -33,12 +33,12 @@ def test_a_cell_comes_back_as_it_was(folder, targeted):
     assert not folder.has("a")
     folder.write("a", given, facts, images)
     assert folder.has("a")
-    found = folder.read("a")
-    assert list(found.rows) == SCHEMA.names
+    cell = folder.read("a")
+    assert list(cell.rows) == SCHEMA.names
     for name, column in given.items():
-        np.testing.assert_array_equal(found.rows[name], column, err_msg=name)
-        assert found.rows[name].dtype == column.dtype
-    assert found.facts["seconds"] == 1.5 and found.facts["attack"] == "BIM(eps=0.1)"
+        np.testing.assert_array_equal(cell.rows[name], column, err_msg=name)
+        assert cell.rows[name].dtype == column.dtype
+    assert cell.facts["seconds"] == 1.5 and cell.facts["attack"] == "BIM(eps=0.1)"
     for name, column in images.items():
         np.testing.assert_array_equal(folder.read_images("a")[name], column)
 

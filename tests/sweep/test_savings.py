@@ -1,4 +1,4 @@
-"""What a sweep saves changes no decision and no rate; slots and order change nothing either."""
+"""Optimisations of a sweep change no decision and no rate; slots and order change nothing."""
 
 from dataclasses import replace
 
@@ -39,8 +39,7 @@ def small_testbed(head="codeword", batch=8):
     net[3].weight.data *= 4
     model = fr.Classifier(net, heads[head]).double()
     x, y = torch.rand(COUNT, 1, 4, 4).double(), torch.randint(0, 4, (COUNT,))
-    own = model.predict(x)
-    y = torch.where(torch.rand(COUNT) < 0.7, own, y)  # most images are decided right
+    y = torch.where(torch.rand(COUNT) < 0.7, model.predict(x), y)  # most decisions are right
     return testbed.Testbed(model, x, y, 4, batch=batch, seed=3)
 
 
@@ -97,7 +96,7 @@ NONE = SweepOptions(False, False, False, False)
 
 @pytest.mark.parametrize("head", ["codeword", "ce"])
 @pytest.mark.parametrize("name", GROUPS)
-def test_savings_change_no_decision_and_no_rate(name, head):
+def test_options_change_no_decision_and_no_rate(name, head):
     bed, group = small_testbed(head), GROUPS[name]
     first_success = all(work.may_stop_early(cell, bed) for cell in group)
     plain = measured(group, bed, NONE)
@@ -107,10 +106,10 @@ def test_savings_change_no_decision_and_no_rate(name, head):
         for column in ("index", "label", "target", "clean"):
             np.testing.assert_array_equal(a[column], b[column])
         right = a["clean"] == a["label"]
-        # A rate: bed is right, or bed reached the target.
+        # The rate: which decisions are right, or which targets are reached.
         assert ((a["decision"] == a["label"]) == (b["decision"] == b["label"])).all()
         np.testing.assert_array_equal(a["success"], b["success"])
-        if not cell.targeted and cell.labels == "own":  # and wrong ones are not stopped_early
+        if not cell.targeted and cell.labels == "own":  # wrong ones do not stop early
             np.testing.assert_array_equal(a["decision"][~right], b["decision"][~right])
         if not other.facts["first_success"]:
             for column in ("decision", "claimed", "queries"):
@@ -132,7 +131,7 @@ def test_savings_change_no_decision_and_no_rate(name, head):
     assert naive[0] == naive[1] or first_success
 
 
-def test_each_saving_is_switched_off_by_its_name():
+def test_each_option_is_switched_off_by_its_name():
     assert SweepOptions.without(()) == SweepOptions()
     assert SweepOptions.without(("first-success", "prefixes")) == SweepOptions(
         first_success=False, prefixes=False
@@ -141,7 +140,7 @@ def test_each_saving_is_switched_off_by_its_name():
         SweepOptions.without(("all",))
 
 
-def test_a_search_in_units_view_is_not_hurried_where_its_test_is_another():
+def test_a_search_whose_test_is_not_the_decision_does_not_stop_early():
     units = GROUPS["cw units"][0]
     assert not work.may_stop_early(units, small_testbed("codeword"))
     assert work.may_stop_early(units, small_testbed("ce")) and work.may_stop_early(
@@ -153,7 +152,7 @@ def test_a_search_in_units_view_is_not_hurried_where_its_test_is_another():
     assert not work.may_stop_early(sure, small_testbed("ce"))
 
 
-def test_a_search_that_leaves_a_wrong_decision_is_not_hurried():
+def test_a_search_that_leaves_a_wrong_decision_does_not_stop_early():
     """Its first success may be the true label, where its nearest is another class."""
     line = nn.Linear(1, 3).double()  # class 0 above 0.5, class 1 below 0.4, class 2 between
     line.weight.data = torch.tensor([[10.0], [-10.0], [0.0]]).double()
@@ -164,7 +163,7 @@ def test_a_search_that_leaves_a_wrong_decision_is_not_hurried():
     (cell,) = cells("CWL2(initial_const={}, max_steps=50, learning_rate=0.4)", "initial_const", [1])
     (plain,), (saved,) = measured([cell], bed, NONE), measured([cell], bed)
     assert (plain.rows["clean"] == 0).all() and (plain.rows["decision"] == 2).all()
-    assert saved.rows["decision"].tolist() == [1, 2]  # the first row hurries, and is wrong anyhow
+    assert saved.rows["decision"].tolist() == [1, 2]  # the first row stops early
 
 
 def exact(name):
@@ -190,10 +189,10 @@ def test_a_cell_alone_is_what_it_is_in_its_group(name):
         (alone,) = measured([cell], bed, first_success=False)
         attack = attacks.from_repr(cell.attack)
         goal = bed.goal(targeted=cell.targeted, labels=cell.labels)
-        wish = {"target": goal.y} if cell.targeted else {"y": goal.y}
+        labels = {"target": goal.y} if cell.targeted else {"y": goal.y}
         if cell.labels == "own" and not cell.targeted:
-            wish = {}
-        direct = attack.run(bed.model, bed.x, **wish, seed=bed.seed)
+            labels = {}
+        direct = attack.run(bed.model, bed.x, **labels, seed=bed.seed)
         for column in exact(name):
             np.testing.assert_array_equal(one.rows[column], alone.rows[column], err_msg=column)
             np.testing.assert_array_equal(one.rows[column], getattr(direct, column).numpy())
@@ -287,24 +286,26 @@ def test_the_oracle_counts_what_it_asks():
 def transfer_plan(tmp_path, **changes):
     plan, out = prepare(tmp_path, **changes)
     made = Cell(3, "MIM", "eps", 0.2, "O:SOFTMAX:CE", "MIM(eps=0.2, steps=3)")
-    judged = replace(made, table=6, model="R:TANH:MSE", source="O:SOFTMAX:CE")
-    return replace(plan, cells=(judged, made)), out
+    transferred = replace(made, table=6, model="R:TANH:MSE", source="O:SOFTMAX:CE")
+    return replace(plan, cells=(transferred, made)), out
 
 
-def test_a_transfer_judges_the_images_of_another_classifier(tmp_path):
+def test_a_transfer_classifies_the_images_of_another_classifier(tmp_path):
     plan, out = transfer_plan(tmp_path)
     outcome = runner.run(plan, out)
     assert (outcome.measured, outcome.failed) == (2, [])
     run = results.read(out)
-    judged, made = run.results
+    transferred, made = run.results
     images = RunFolder(out).read_images(made.key)["adversarial"]
     assert len(images) == 18
     victim = fr.checkpoint.load(checkpoint_path(out, "R:TANH:MSE"))
     expected = victim.predict(torch.from_numpy(images)).numpy()
-    np.testing.assert_array_equal(judged.rows["decision"], expected)
-    np.testing.assert_array_equal(judged.rows["success"], expected != judged.rows["label"])
-    np.testing.assert_array_equal(judged.rows["claimed"], made.rows["success"])
-    np.testing.assert_array_equal(judged.rows["linf"], made.rows["linf"])
+    np.testing.assert_array_equal(transferred.rows["decision"], expected)
+    np.testing.assert_array_equal(
+        transferred.rows["success"], expected != transferred.rows["label"]
+    )
+    np.testing.assert_array_equal(transferred.rows["claimed"], made.rows["success"])
+    np.testing.assert_array_equal(transferred.rows["linf"], made.rows["linf"])
     assert runner.run(plan, out).reused == 2
     alone = replace(plan, cells=plan.cells[:1])
     outcome = runner.run(alone, tmp_path / "run")

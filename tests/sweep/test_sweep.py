@@ -167,7 +167,7 @@ def test_another_run_is_refused(run):
 
 
 @pytest.mark.skipif(not fr.build_info()["bf16"], reason="needs AVX512-BF16")
-def test_in_bfloat16_attacks_search_and_float32_decides(run, monkeypatch):
+def test_attacks_search_in_bfloat16_and_float32_decides(run, monkeypatch):
     asked = []
     prepared = work.prepare
     monkeypatch.setattr(work, "prepare", lambda *a: asked.append(prepared(*a)) or asked[-1])

@@ -99,16 +99,18 @@ def test_one_step_is_that_of_the_attacked_images(few, path):
     z = model.train().pre_activation(adv)
     names, parameters = zip(*model.named_parameters(), strict=True)
     gradients = torch.autograd.grad(torch.nn.functional.cross_entropy(z, few.y_train), parameters)
-    found = training.train(few, PGD, config, path, seed=5)
-    moved = dict(found.named_parameters())
+    trained = training.train(few, PGD, config, path, seed=5)
+    moved = dict(trained.named_parameters())
     for name, p, gradient in zip(names, parameters, gradients, strict=True):
         # The engine's gradients and autograd's differ in the sign of a few tiny entries.
         step = (p - moved[name]) / (config.peak_lr / 25 * 1.9)
         assert (step - gradient).norm() <= 0.01 * gradient.norm() + 1e-6, name
     # The attack has moved no running statistics: they have seen one batch, the attacked one.
     for name, buffer in model.named_buffers():
-        torch.testing.assert_close(dict(found.named_buffers())[name], buffer, rtol=1e-3, atol=1e-4)
-    assert int(found.net.norm.num_batches_tracked) == 1
+        torch.testing.assert_close(
+            dict(trained.named_buffers())[name], buffer, rtol=1e-3, atol=1e-4
+        )
+    assert int(trained.net.norm.num_batches_tracked) == 1
 
 
 @pytest.fixture
@@ -229,8 +231,8 @@ def test_adversarial_training_makes_a_net_robust(tmp_path):
     for name, attack in ((PGD, ATTACK), ("O:SOFTMAX:CE", None)):
         config = settings(epochs=8, peak_lr=0.1, shift=0, attack=attack)
         model = training.train(made_up, name, config, tmp_path / slug(name))
-        found = attacks.PGD(eps=0.1, steps=20).run(model, x_test, y_test)
-        left[name] = 1 - found.success.double().mean().item()
+        result = attacks.PGD(eps=0.1, steps=20).run(model, x_test, y_test)
+        left[name] = 1 - result.success.double().mean().item()
     assert left["O:SOFTMAX:CE"] < 0.3 and left[PGD] > 0.8
 
 
@@ -245,9 +247,9 @@ def test_adversarial_training_makes_a_net_robust(tmp_path):
     ],
 )
 def test_every_data_set_has_its_attack(data_set, attack):
-    found = attacks.from_repr(recipes.default_config(data_set, PGD).attack)
-    assert (found.eps, found.step_size, found.steps) == attack
-    assert (found.loss, found.keep, found.random_start, found.norm, found.clip) == (
+    made = attacks.from_repr(recipes.default_config(data_set, PGD).attack)
+    assert (made.eps, made.step_size, made.steps) == attack
+    assert (made.loss, made.keep, made.random_start, made.norm, made.clip) == (
         "train", "last", True, "linf", (0, 1),
     )  # fmt: skip
     for name in classifiers.MODELS:
