@@ -82,18 +82,18 @@ def test_the_papers_constants(column, tables, constants):
         ("L-BFGS", 5, {"view": "class", "loss": "ce", "on_failure": "best"}),
     ],
 )
-def test_an_honest_neighbour_stands_beside_the_paper(column, table, constants):
-    found = attacks_of(column, table, "class")
-    for cell, attack in found:
+def test_each_table_has_attacks_on_class_scores(column, table, constants):
+    made = attacks_of(column, table, "class")
+    for cell, attack in made:
         assert {name: getattr(attack, name) for name in constants} == constants
         assert cell.labels == ("true" if table == 3 else "own")
     like = "BIM" if column == presets.HONEST else column
-    assert [(c.model, c.value) for c, _ in found] == [
+    assert [(c.model, c.value) for c, _ in made] == [
         (c.model, c.value) for c, _ in attacks_of(like, table)
     ]
 
 
-def test_other_readings_stand_where_they_differ():
+def test_other_readings_are_run_where_they_differ():
     cells = presets.make("quick").cells
     assert {c.model for c in cells if c.column == "MIM, label / sum"} == {"R:TANH:MSE"}
     assert {c.model for c in cells if c.column.endswith(", logits")} == {"O:SOFTMAX:MSE"}
@@ -188,8 +188,8 @@ def test_cheap_cells_come_first():
     kinds = [(c.attack or "").partition("(")[0] for c in presets.make("paper").cells]
     order = list(dict.fromkeys(kinds))
     assert order[-4:] == ["DeepFool", "CWL2", "ModifiedCWL2", "LBFGS"]
-    dear = [kind for kind in kinds if kind in order[-4:]]
-    assert dear == sorted(dear, key=order.index) == kinds[-len(dear) :]
+    expensive = [kind for kind in kinds if kind in order[-4:]]
+    assert expensive == sorted(expensive, key=order.index) == kinds[-len(expensive) :]
 
 
 def test_presets_and_choices():

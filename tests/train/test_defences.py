@@ -77,7 +77,7 @@ def start_of(seed, epoch):
 
 
 def by_autograd(model, x, y, attack, seed, index):
-    """PGD in plain PyTorch on the cross-entropy of a module as it stands."""
+    """PGD in plain PyTorch on the cross-entropy of a module in its present mode."""
     adv = random_start_ref_(torch.empty_like(x), x, "linf", attack.eps, seed, index, 0)
     for _ in range(attack.steps):
         adv.requires_grad_()
