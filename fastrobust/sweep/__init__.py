@@ -1,4 +1,4 @@
-"""Many attacks on many classifiers, their images batched together."""
+"""Measures the cells of a plan: ``runner.py`` runs the plan, ``measure.py`` computes a cell."""
 
 from .runner import Outcome, run
 

@@ -187,8 +187,8 @@ def test_attacks_search_in_bfloat16_and_float32_decides(run, monkeypatch):
             np.testing.assert_array_equal(mine.rows["decision"], other.rows["decision"])
         else:
             assert abs(mine.rate.value - other.rate.value) <= 2 / 18
-    assert "Attacks searched in bf16" in writer.write(out).page.read_text()
-    assert "Attacks searched" not in writer.write(exact).page.read_text()
+    assert "Attacks ran in bf16" in writer.write(out).page.read_text()
+    assert "Attacks ran in" not in writer.write(exact).page.read_text()
     with pytest.raises(StoreError, match=r"hold this same run, but .*its plan\.precision is"):
         runner.run(plan, out)
 
