@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import fastrobust as fr
+from fastrobust.sweep.rows import Savings
 from fastrobust.sweep.testbed import Subject
 
 bench_peers = pytest.importorskip("benches.bench_peers", reason="benches are not installed")
@@ -62,7 +63,7 @@ def test_a_sweep_is_compared_with_its_cells_one_by_one(monkeypatch):
     monkeypatch.setattr(bench_sweep, "CELLS", short)
     text = bench_sweep.compare(subject, rounds=2)
     naive = bench_sweep.sweep(subject, bench_sweep.NONE, together=False)
-    scheduled = bench_sweep.sweep(subject, fr.flows.Savings(), together=True)
+    scheduled = bench_sweep.sweep(subject, Savings(), together=True)
     spent, fewer = bench_sweep.executed(naive), bench_sweep.executed(scheduled)
     assert f"evaluations {spent} cell by cell" in text and fewer < spent
     assert f"{spent / fewer:.2f} times fewer" in text
