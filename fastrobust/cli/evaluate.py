@@ -1,21 +1,82 @@
-"""Evaluates one classifier for the command line: from its name to the files of a verdict."""
+"""``fastrobust evaluate``: the robust accuracy of a classifier, and of all those of a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from torch import Tensor
 
 from .. import attacks, data, engine
 from ..engine.prepared import Model
-from ..evaluation import files
-from ..evaluation.evaluation import Evaluation, evaluate
+from ..evaluation import evaluation, files
 from ..paper.columns import COMPARED_EPS
 from ..report import evaluation_page
 from ..runs.folder import checkpoint_path, evaluation_path
 from ..runs.plan import Plan
 from ..train.classifiers import MODEL_NAMES
-from . import loading
+from ..utils.text import slug
+from . import options, terminal
+from .loading import MODEL_HELP, load_model
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)],
+    eps: Annotated[
+        float,
+        typer.Option(help="Radius of the ball around each image, on the [0, 1] pixel scale."),
+    ],
+    norm: Annotated[str, typer.Option(help="Norm of the ball: linf or l2.")] = "linf",
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="How many attacks and steps to try: quick, standard (AutoAttack's attacks and "
+            "more) or thorough."
+        ),
+    ] = "standard",
+    data_set: options.DataSet = "digits",
+    limit: options.Limit = None,
+    transfer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also try adversarial images crafted on this model (repeatable).",
+            metavar="MODEL",
+        ),
+    ] = None,
+    device: options.Device = "cpu",
+    threads: options.Threads = None,
+    seed: options.Seed = 0,
+    data_root: options.DataRoot = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Output directory. Default: in runs/, named after model, norm and eps."),
+    ] = None,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure a classifier's robust accuracy under many attacks, with sanity checks.
+
+    Attacks run from the cheapest to the most expensive, each on the images not yet broken. An
+    interrupted evaluation resumes. The exit code is 1 if a sanity check fails.
+    """
+    options.set_threads(threads, small=data_set == "digits" and device == "cpu")
+    out = out or Path("runs") / f"evaluate-{slug(Path(model).stem)}-{norm}-{eps:g}"
+    result, written = examine(
+        model, data_set,
+        eps=eps, norm=norm, budget=budget, limit=limit, others=transfer or [], device=device,
+        seed=seed, data_root=data_root, out=out,
+    )  # fmt: skip
+    paths = {name: str(path) for name, path in vars(written).items()}
+    if as_json:
+        terminal.show_json({**files.as_json(result), **paths})
+    else:
+        terminal.show(evaluation_page.tables(result))
+        for line in evaluation_page.sentences(result):
+            print(line)
+        for name, path in paths.items():
+            print(f"{name:9}{path}")
+    if not result.believable:
+        raise typer.Exit(1)
 
 
 def examine(
@@ -31,8 +92,8 @@ def examine(
     seed: int,
     data_root: Path | None,
     out: Path,
-) -> tuple[Evaluation, evaluation_page.EvaluationFiles]:
-    """Evaluate a classifier on the first test images of a data set, and write what comes of it.
+) -> tuple[evaluation.Evaluation, evaluation_page.EvaluationFiles]:
+    """Evaluate a classifier on the first test images of a data set, and write the results.
 
     Args:
         model: A checkpoint, or ``package.module:callable``.
@@ -41,29 +102,31 @@ def examine(
         norm: ``"linf"`` or ``"l2"``.
         budget: As :func:`fastrobust.evaluate` takes it.
         limit: Number of images, None for all.
-        others: Models like `model` whose adversarial images are tried on it.
+        others: Models like `model`, whose adversarial images are tried on it.
         device: Where to compute.
-        seed: Of random numbers.
+        seed: Random seed.
         data_root: Where the data files are.
-        out: Folder of finished parts and of the verdict.
+        out: Folder of finished parts and of the results.
 
     Raises:
         What loading and :func:`fastrobust.evaluate` raise.
     """
-    subject = loading.load_model(model, device)
-    sources = [loading.load_model(name, device) for name in others]
+    classifier = load_model(model, device)
+    sources = [load_model(name, device) for name in others]
     test = data.load(data_set, data_root, splits=("test",))
     x, y = test.x_test[:limit].to(device), test.y_test[:limit].to(device)
-    made = [_made_on(source, x, y, eps, norm, seed) for source in sources]
-    found = evaluate(subject, x, y, eps, norm, budget, seed=seed, transferred=made, out=out)
-    return found, evaluation_page.write(found, x, y, out, f"{Path(model).stem} on {data_set}")
+    transferred = [_crafted_on(source, x, y, eps, norm, seed) for source in sources]
+    result = evaluation.evaluate(
+        classifier, x, y, eps, norm, budget, seed=seed, transferred=transferred, out=out
+    )
+    return result, evaluation_page.write(result, x, y, out, f"{Path(model).stem} on {data_set}")
 
 
 def examine_run(plan: Plan, budget: str, *, device: str, data_root: Path | None, out: Path) -> None:
     """Evaluate the paper's classifiers of a run folder on the run's images, into the folder.
 
-    Within the middle and the largest eps of the untargeted tables; each with images that were made
-    on the other classifiers, too. What is there already is kept.
+    The radii are the middle and the largest eps of the untargeted tables. Each classifier is also
+    tried with images that were crafted on the others. Existing evaluations are kept.
 
     Raises:
         StoreError: The folder holds an evaluation of another budget, seed or number of images.
@@ -87,8 +150,8 @@ def examine_run(plan: Plan, budget: str, *, device: str, data_root: Path | None,
             )  # fmt: skip
 
 
-def _made_on(source: Model, x: Tensor, y: Tensor, eps: float, norm: str, seed: int) -> Tensor:
-    """Return images that are as far on the other side as another model can be driven."""
+def _crafted_on(source: Model, x: Tensor, y: Tensor, eps: float, norm: str, seed: int) -> Tensor:
+    """Return images that another model misclassifies with the largest margin PGD reaches."""
     ball: Any = {"eps": eps, "norm": norm}
     attack = attacks.PGD(loss="margin", steps=40, step_size=eps / 10, keep="last", **ball)
     return attack(engine.prepare(source), x, y, seed=seed)

@@ -1,4 +1,4 @@
-"""What a command says on a terminal: tables, JSON, and errors in one line."""
+"""Terminal output of the commands: tables, JSON, and errors in one line."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from rich.table import Table
 from ..utils.errors import CheckpointError, StoreError
 from ..utils.text import TextTable
 
-_LINE = 140  # characters of a line where there is no terminal to ask
+_LINE = 140  # characters in a line if stdout is not a terminal
 
 
 def show(tables: Iterable[TextTable]) -> None:
@@ -23,32 +23,41 @@ def show(tables: Iterable[TextTable]) -> None:
     for table in tables:
         drawn = Table(title=table.title, title_justify="left", title_style="bold")
         for number, head in enumerate(table.head):
-            drawn.add_column(head, no_wrap=not number, overflow="fold")  # names stay whole
+            drawn.add_column(head, no_wrap=not number, overflow="fold")  # names are not broken
         for row in table.rows:
             drawn.add_row(*row)
         console.print(drawn)
 
 
 def show_json(content: Any) -> None:
-    """Print JSON on stdout, and nothing else there."""
+    """Print JSON on stdout."""
     print(json.dumps(content, indent=1))
 
 
+def show_facts(facts: dict[str, Any], as_json: bool) -> None:
+    """Print names and values on stdout, one per line or as JSON."""
+    if as_json:
+        show_json(facts)
+        return
+    for name, value in facts.items():
+        print(f"{name:20} {value}")
+
+
 def say(text: str) -> None:
-    """Print one line for people, on stderr so that stdout holds results alone."""
+    """Print a message on stderr; stdout holds only results."""
     print(text, file=sys.stderr)
 
 
 @contextmanager
 def one_line_errors(*, debug: bool) -> Iterator[None]:
-    """Turn an exception into one clear line and exit code 2, unless `debug` asks for all of it."""
+    """Turn an exception into one line and exit code 2; with `debug`, show its traceback."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda message, *_: say(f"warning: {message}")
         try:
             yield
         except typer.Abort:  # Ctrl-C
-            say("stopped; what is finished is kept, the same command goes on from there")
+            say("interrupted; finished results are kept, run the same command again to resume")
             sys.exit(130)
         except Exception as error:
             if debug:
@@ -58,12 +67,13 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
 
 
 def _message(error: Exception) -> str:
-    """Return what an exception says, in one line; of an unexpected one also its type."""
-    # Errors of the command line's own parser say more by format_message than by str.
+    """Return the message of an exception in one line, with its type if it is unexpected."""
+    # Errors of Typer's parser name the option in format_message, not in str.
     text = error.format_message() if hasattr(error, "format_message") else str(error)
     line = " ".join(text.split())
     expected = (ValueError, TypeError, RuntimeError, OSError, ImportError)
-    ours = (*expected, CheckpointError, StoreError)
-    if isinstance(error, ours) or hasattr(error, "format_message"):
+    if isinstance(error, (*expected, CheckpointError, StoreError)) or hasattr(
+        error, "format_message"
+    ):
         return line
-    return f"{type(error).__name__}: {line} (--debug shows where)"
+    return f"{type(error).__name__}: {line} (--debug shows the traceback)"

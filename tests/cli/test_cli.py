@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import typer
 from tiny_run import data_set, prepare
 
 from fastrobust import __version__
-from fastrobust.cli import app, attack
+from fastrobust.cli import app
 from fastrobust.report.claims import norms
 from fastrobust.runs.folder import checkpoint_path
 from fastrobust.runs.plan import Cell
@@ -42,7 +43,9 @@ def command(capsys):
     return call
 
 
-COMMANDS = ("paper", "train", "attack", "sweep", "report", "info", "lipschitz", "check")
+COMMANDS = (
+    "paper", "train", "sweep", "report", "evaluate", "check", "attack", "info", "lipschitz",
+)  # fmt: skip
 
 
 def test_help_and_version(command):
@@ -55,6 +58,15 @@ def test_help_and_version(command):
     for name in COMMANDS:
         code, out, _ = command(name, "--help")
         assert code == 0 and "--debug" in out
+
+
+def test_help_is_whole_sentences_without_line_breaks():
+    commands = typer.main.get_command(app.app).commands
+    assert tuple(commands) == COMMANDS
+    for command in commands.values():
+        for text in (*command.help.split("\n\n"), *(option.help for option in command.params)):
+            assert text[0].isupper() and text[-1] == "." and not text.startswith("Of ")
+            assert "\n" not in text
 
 
 def test_sweep_of_a_plan_then_report(command, run):
@@ -78,7 +90,7 @@ def test_failed_cells_are_named_and_exit_1(command, run):
     path.write_text(json.dumps(replace(plan, cells=(*plan.cells, bad)).to_json()))
     code, shown, err = command("sweep", "--plan", path, "--out", out)
     assert code == 1
-    assert "1 cells failed" in err and f"{bad.attack} on {bad.model}: ValueError" in err
+    assert "failed experiments: 1" in err and f"{bad.attack} on {bad.model}: ValueError" in err
     assert (out / "report.html").exists()
 
 
@@ -95,14 +107,17 @@ NET_40 = "fastrobust.models:densenet"
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sweep", "--tables", "3;5"], "--tables must be numbers with commas between, got '3;5'"),
+        (
+            ["sweep", "--tables", "3;5"],
+            "'--tables': must be numbers separated by commas, got '3;5'",
+        ),
         (["paper", "--tables", "10"], "tables must be among (1, 3, 4, 5, 6, 7, 8, 9), got [10]"),
         (["paper", "--without", "speed"], "savings must be among first-success, shared-const"),
         (
             ["paper", "--preset", "slow"],
             "preset must be one of ('paper', 'quick', 'cpu')",
         ),
-        (["paper", "--evaluate", "hard"], "--evaluate must be quick, standard, thorough, got"),
+        (["paper", "--evaluate", "hard"], "'--evaluate': must be one of quick, standard, thorough"),
         (["paper", "--attacks", "Pgd"], "attacks must be among BIM, CWL2, "),
         (["paper", "--precision", "fp16"], "precision must be one of fp32, tf32, bf16, got 'fp16'"),
         (["paper", "--precision", "tf32"], "on a GPU"),
@@ -118,17 +133,17 @@ NET_40 = "fastrobust.models:densenet"
         (["attack", "/nowhere.safetensors", "BIM(eps=0.1)"], "/nowhere.safetensors"),
         (["attack", "json:loads", "BOM(eps=0.1)"], "BOM"),
         (["attack", "nowhere_at_all:net", "BIM(eps=0.1)"], "nowhere_at_all"),
-        (["attack", "builtins:dict", "BIM(eps=0.1)"], "must give a torch.nn.Module, got dict"),
+        (["attack", "builtins:dict", "BIM(eps=0.1)"], "must return a torch.nn.Module, got dict"),
         (["info", "/nowhere"], "/nowhere"),
         (["lipschitz", "/nowhere"], "/nowhere must be a checkpoint, got no such file"),
         (["info", "--model", "/nowhere"], "/nowhere must be a checkpoint, got no such file"),
-        (["info", "runs", "--model", "x"], "about one thing, got runs and --model x"),
+        (["info", "runs", "--model", "x"], "not both, got runs and --model x"),
         (["lipschitz", "/nowhere", "--image", "1x8x8"], "/nowhere must be a checkpoint, got no"),
         (["lipschitz", ".", "--image", "1x8x8"], ". must be a run folder with checkpoints"),
         (["lipschitz", NET_40], "--image must be a shape such as 3x32x32, got none"),
         (["lipschitz", NET_40, "--eps", "0.1"], "--eps must come with --data-set, got none"),
-        (["lipschitz", NET_40, "--eps", "0.1;1"], "--eps must be numbers >= 0 with commas"),
-        (["lipschitz", NET_40, "--eps", "-1"], "--eps must be numbers >= 0 with commas"),
+        (["lipschitz", NET_40, "--eps", "0.1;1"], "'--eps': must be numbers >= 0 separated by"),
+        (["lipschitz", NET_40, "--eps", "-1"], "'--eps': must be numbers >= 0 separated by"),
         (["info", "--model", NET_40], "--image must be a shape such as 3x32x32, got none"),
         (["info", "--model", NET_40, "--image", "32"], "such as 3x32x32, got 32"),
         (["info", "--model", NET_40, "--image", "3x8x8", "--precision", "tf32"], "on a GPU"),
@@ -244,7 +259,7 @@ def test_lipschitz_of_checkpoints_and_callables(command, run, tmp_path, monkeypa
     code, shown, err = command("lipschitz", "my_net:make", "--image", "1x8x8")
     assert code == 0 and "linear" in shown, err
     code, _, err = command("lipschitz", "my_net:make", "--image", "1x8x8", "--picture", picture)
-    assert code == 2 and "--picture must show convolutions" in err
+    assert code == 2 and "--picture needs a classifier with convolutions" in err
 
 
 def test_paper_trains_sweeps_and_reports_then_reuses(command, tmp_path, monkeypatch):
@@ -290,7 +305,7 @@ def test_train_takes_names_of_every_model(command, tmp_path, monkeypatch):
 )
 def test_threads(words, threads, monkeypatch):
     found = []
-    monkeypatch.setattr(attack.torch, "set_num_threads", found.append)
+    monkeypatch.setattr(torch, "set_num_threads", found.append)
     monkeypatch.setattr(missing, "train_missing", lambda *given, **named: {})
     with pytest.raises(SystemExit):
         app.main(["train", *words])

@@ -11,7 +11,7 @@ from torch import nn
 import fastrobust as fr
 from fastrobust.attacks import FGSM, PGD
 from fastrobust.attacks.targets import highest_rivals
-from fastrobust.cli import check as judging
+from fastrobust.cli import options
 from fastrobust.cli.app import main
 from fastrobust.evaluation import evaluation, files, suite, worst_case
 from fastrobust.evaluation.cache import Journal
@@ -351,7 +351,7 @@ def test_page_json_and_images_say_the_same(tmp_path):
 
 def test_the_command_evaluates_and_ends_by_what_it_believes(tmp_path, monkeypatch, capsys):
     # The network digits gets one thread: of this process, which goes on after the command.
-    monkeypatch.setattr(judging, "use_threads", lambda *_, **__: None)
+    monkeypatch.setattr(options, "set_threads", lambda *_, **__: None)
     path = tmp_path / "model.safetensors"
     checkpoint.save(path, nets.trained())
     out = tmp_path / "out"
