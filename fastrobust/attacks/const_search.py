@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..models.heads import Head
-from .base import Attack
+from .rule import AttackRule
 from .state import State
 
 S = TypeVar("S", bound=State)
@@ -37,7 +37,7 @@ def bisect(found: Tensor, const: Tensor, lower: Tensor, upper: Tensor) -> tuple[
     return torch.where(upper < _NO_SUCCESS_YET, middle, beyond), lower, upper
 
 
-class SearchAttack(Attack[S]):
+class SearchRule(AttackRule[S]):
     """What the attacks that search for c have in common.
 
     Their state has ``const``, ``search`` (steps made), ``found``, ``won``, ``first_success`` (one

@@ -16,7 +16,8 @@ from ..engine.gradients import Oracle
 from ..engine.objectives import UNITS_MARGIN, Loss, largest_unit
 from ..models.heads import Head
 from ..ops.cw_step_op import CwRows, launch_cw_step
-from .const_search import SearchAttack
+from .base import Attack
+from .const_search import SearchRule
 from .fields import Box, Count, Flag, NonNegative, Positive, Threshold
 from .state import Rows, State, beside, counters
 
@@ -26,7 +27,7 @@ class CWState(State, CwRows):
     """State of a search for the least distance: that of every attack, and that of its kernel."""
 
 
-class CWAttack(SearchAttack[CWState]):
+class CWAttack(SearchRule[CWState], Attack[CWState]):
     """The rule of both; a subclass has the fields and says what f is."""
 
     climbs = False

@@ -14,8 +14,9 @@ from ..engine.answers import Answer
 from ..engine.gradients import Oracle
 from ..engine.objectives import Loss, largest_unit
 from ..ops.cw_step_op import NO_UPPER
+from .base import Attack
 from .box_lbfgs import DescentState, Rules, descend, put, restart, starts
-from .const_search import SearchAttack, bisect
+from .const_search import SearchRule, bisect
 from .fields import Count, MaybeBox, NonNegative, Positive
 from .state import Rows, counters
 
@@ -46,7 +47,7 @@ class LBFGSState(DescentState):
 
 
 @dataclass(frozen=True, repr=False)
-class LBFGS(SearchAttack[LBFGSState]):
+class LBFGS(SearchRule[LBFGSState], Attack[LBFGSState]):
     """Box-constrained L-BFGS (Szegedy et al., arXiv 1312.6199), targeted only.
 
     Minimises c L(y_target, F(x')) + sum (x' - x)^2 over images x' in the box, from x on, for

@@ -7,7 +7,10 @@ from typing import Annotated
 import torch
 import typer
 
-from .. import attacks, data, engine
+from .. import data
+from ..attacks.base import from_repr
+from ..attacks.targets import random_targets
+from ..engine.prepared import prepare
 from ..runs.folder import save_npz
 from . import options, terminal
 from .loading import MODEL_HELP, load_model
@@ -40,13 +43,13 @@ def attack(
     Untargeted attacks move away from the true label.
     """
     options.set_threads(threads, small=data_set == "digits" and device == "cpu")
-    rule = attacks.from_repr(attack)
-    classifier = engine.prepare(load_model(model, device), precision)
+    rule = from_repr(attack)
+    classifier = prepare(load_model(model, device), precision)
     test = data.load(data_set, data_root, splits=("test",))
     x, y = test.x_test[:limit].to(device), test.y_test[:limit].to(device)
     goal = {"y": y}
     if targeted:
-        goal = {"target": attacks.random_targets(y, test.num_classes, seed)}
+        goal = {"target": random_targets(y, test.num_classes, seed)}
     start = time.perf_counter()
     result = rule.run(classifier, x, **goal, seed=seed)
     seconds = time.perf_counter() - start

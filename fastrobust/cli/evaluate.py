@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 from torch import Tensor
 
-from .. import attacks, data, engine
-from ..engine.prepared import Model
+from .. import data
+from ..attacks.sign import PGD
+from ..engine.prepared import Model, prepare
 from ..evaluation import evaluation, files
 from ..paper.columns import COMPARED_EPS
 from ..report import evaluation_page
@@ -153,5 +154,5 @@ def examine_run(plan: Plan, budget: str, *, device: str, data_root: Path | None,
 def _crafted_on(source: Model, x: Tensor, y: Tensor, eps: float, norm: str, seed: int) -> Tensor:
     """Return images that another model misclassifies with the largest margin PGD reaches."""
     ball: Any = {"eps": eps, "norm": norm}
-    attack = attacks.PGD(loss="margin", steps=40, step_size=eps / 10, keep="last", **ball)
-    return attack(engine.prepare(source), x, y, seed=seed)
+    attack = PGD(loss="margin", steps=40, step_size=eps / 10, keep="last", **ball)
+    return attack(prepare(source), x, y, seed=seed)

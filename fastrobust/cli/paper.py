@@ -8,8 +8,7 @@ from ..sweep import runner
 from ..sweep.options import SweepOptions
 from ..train import missing
 from . import evaluate as evaluating
-from . import options
-from .report import show_report
+from . import options, terminal
 
 
 def paper(
@@ -54,4 +53,4 @@ def paper(
     )
     if evaluate is not None:
         evaluating.examine_run(plan, evaluate, device=device, data_root=data_root, out=out)
-    show_report(writer.write(out), outcome, as_json)
+    terminal.show_report(writer.write(out), outcome, as_json)

@@ -10,7 +10,6 @@ from ..report import writer
 from ..runs.plan import Plan
 from ..sweep import runner
 from . import options, terminal
-from .report import show_report
 
 
 def sweep(
@@ -64,4 +63,4 @@ def sweep(
     outcome = runner.run(
         plan, out, data_root=data_root, device=device, jobs=jobs, without=without or ()
     )
-    show_report(writer.write(out), outcome, as_json)
+    terminal.show_report(writer.write(out), outcome, as_json)

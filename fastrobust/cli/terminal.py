@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import typer
@@ -41,6 +42,26 @@ def show_facts(facts: dict[str, Any], as_json: bool) -> None:
         return
     for name, value in facts.items():
         print(f"{name:20} {value}")
+
+
+def show_report(files: Any, outcome: Any, as_json: bool) -> None:
+    """Print the tables of a report (`writer.ReportFiles`) and the paths of its files.
+
+    Raises:
+        typer.Exit: With code 1 if experiments of the sweep failed; stderr names them.
+    """
+    paths = {name: str(getattr(files, name)) for name in ("page", "markdown", "csv", "pictures")}
+    if as_json:
+        show_json({**(asdict(outcome) if outcome else {}), **paths})
+    else:
+        show(files.tables)
+        for name, path in paths.items():
+            print(f"{name:9}{path}")
+    if outcome and outcome.failed:
+        say(f"failed experiments: {len(outcome.failed)}")
+        for line in outcome.failed:
+            say(f"  {line}")
+        raise typer.Exit(1)
 
 
 def say(text: str) -> None:

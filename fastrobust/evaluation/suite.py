@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..attacks import APGD, FAB, FGSM, PGD, Square
+from ..attacks.apgd import APGD
 from ..attacks.base import Attack
+from ..attacks.fab import FAB
+from ..attacks.sign import FGSM, PGD
+from ..attacks.square import Square
 from ..models.heads import Head, Surrogate
 from .threat_model import ThreatModel
 

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from .. import attacks
+from ..attacks.cwl2 import CWL2, ModifiedCWL2
+from ..attacks.deepfool import DeepFool
+from ..attacks.lbfgs import LBFGS
+from ..attacks.sign import BIM, FGSM, MIM, PGD
 from ..train.classifiers import DEFENCE_NAMES, MODEL_NAMES
 from . import printed
 
@@ -88,38 +91,38 @@ class Column:
 
 
 def _bim(eps: float) -> object:
-    return attacks.BIM(eps=eps, loss="train")
+    return BIM(eps=eps, loss="train")
 
 
 def _bim_published(eps: float) -> object:
     """Keep what the published code leaves inside BIM: cross-entropy on the last layer's units."""
-    return attacks.BIM(eps=eps, loss="units-ce")
+    return BIM(eps=eps, loss="units-ce")
 
 
 def _fgsm(eps: float) -> object:
-    return attacks.FGSM(eps=eps, loss="train")
+    return FGSM(eps=eps, loss="train")
 
 
 def _madry(eps: float) -> object:
-    return replace(attacks.PGD.madry(eps), loss="train")
+    return replace(PGD.madry(eps), loss="train")
 
 
 def _mim(eps: float) -> object:
-    return attacks.MIM(eps=eps, loss="train")
+    return MIM(eps=eps, loss="train")
 
 
 def _mim_divided(eps: float) -> object:
     """Divide the codeword by its sum, as cleverhans does to every label."""
-    return replace(attacks.MIM(eps=eps, loss="train"), label_sum_norm=True)
+    return replace(MIM(eps=eps, loss="train"), label_sum_norm=True)
 
 
 def _on_class_scores(eps: float) -> object:
     """Attack cross-entropy on the class scores; steps of 2.5 eps / steps (arXiv 1706.06083)."""
-    return attacks.PGD(eps=eps, loss="ce", step_size=round(2.5 * eps / 20, 9), steps=20)
+    return PGD(eps=eps, loss="ce", step_size=round(2.5 * eps / 20, 9), steps=20)
 
 
 def _deep_fool(view: Literal["class", "units"]) -> Make:
-    return lambda steps: attacks.DeepFool(max_steps=int(steps), view=view)
+    return lambda steps: DeepFool(max_steps=int(steps), view=view)
 
 
 def columns(optimiser: OptimiserSettings) -> tuple[Column, ...]:
@@ -134,7 +137,7 @@ def columns(optimiser: OptimiserSettings) -> tuple[Column, ...]:
     }
 
     def cw(c: float, **fields: Any) -> object:
-        return attacks.CWL2(initial_const=c, **adam, **fields)
+        return CWL2(initial_const=c, **adam, **fields)
 
     def cw_units(c: float) -> object:
         return cw(c, view="units", **literal)
@@ -143,15 +146,15 @@ def columns(optimiser: OptimiserSettings) -> tuple[Column, ...]:
         return cw(c, **literal)
 
     def modified(c: float) -> object:
-        return attacks.ModifiedCWL2(initial_const=c, **adam, **literal)
+        return ModifiedCWL2(initial_const=c, **adam, **literal)
 
     def lbfgs_units(c: float) -> object:
-        return attacks.LBFGS(
+        return LBFGS(
             initial_const=c, max_steps=optimiser.lbfgs_steps, view="units", on_failure="clean"
         )
 
     def lbfgs(c: float) -> object:
-        return attacks.LBFGS(initial_const=c, max_steps=optimiser.lbfgs_steps, loss="ce")
+        return LBFGS(initial_const=c, max_steps=optimiser.lbfgs_steps, loss="ce")
 
     def signs(table: int, targeted: bool) -> list[Column]:
         return [

@@ -24,7 +24,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from .. import attacks
+from ..attacks.base import from_repr
 from ..paper import printed
 from .numbers import PARAMETERS, SETTINGS, Number
 
@@ -155,7 +155,7 @@ def _of_report(line: Record) -> Number:
     name = printed.CLEAN
     parameters: dict[str, Any] = {"eps": 0.0}
     if line["attack"]:
-        attack = attacks.from_repr(line["attack"])
+        attack = from_repr(line["attack"])
         name = line["column"] + (" in class view" if line["view"] == "class" else "")
         parameters = {
             "eps": getattr(attack, "eps", None),

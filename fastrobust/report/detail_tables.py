@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, cast
 
-from ..attacks import from_repr
+from ..attacks.base import from_repr
 from ..runs.plan import Cell
 from ..utils.text import TextTable
 from .flags import LEGEND

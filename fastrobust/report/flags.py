@@ -6,7 +6,7 @@ attacks of a run see the same images, so it is known which ones each of them bro
 
 from collections.abc import Callable, Iterator, Mapping
 
-from ..attacks import from_repr
+from ..attacks.base import from_repr
 from ..evaluation.comparisons import Survival, beats, survivors
 from .results import Result, Run
 from .tables import Mark

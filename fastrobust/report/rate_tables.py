@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from ..attacks import from_repr
+from ..attacks.base import from_repr
 from ..evaluation.files import StoredEvaluation
 from ..paper.columns import ABLATION, ASIDE, DEFENCES, FIGURE_1
 from ..runs.plan import Cell

@@ -25,7 +25,7 @@ from . import (
 )
 from .claims import claims
 from .claims import norms as norm_claims
-from .claims.rates import Conclusion
+from .claims.comparisons import Conclusion
 from .flags import Marks
 from .norm_tables import Reports
 from .results import Result, Run

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .. import attacks
+from ..attacks.sign import PGD
 from ..models.classifier import Classifier, as_classifier
 from ..models.heads import Head
 from ..utils import checks
@@ -145,7 +145,7 @@ def inequalities(
         worst = clean
         if radius > 0:
             step = 2.5 * radius / PGD_STEPS  # reaches the ball's other side
-            attack = attacks.PGD(
+            attack = PGD(
                 eps=radius, step_size=step, steps=PGD_STEPS, norm="l2", loss="train", keep="last"
             )
             worst = max(clean, _mean_loss(classifier, attack(classifier, x, y), y))

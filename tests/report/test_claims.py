@@ -6,7 +6,7 @@ from fastrobust.paper.columns import HONEST
 from fastrobust.report import results
 from fastrobust.report.claims import claims
 from fastrobust.report.claims.claims import draw, measured_rates
-from fastrobust.report.claims.rates import Place, printed_rates
+from fastrobust.report.claims.comparisons import Place, printed_rates
 from fastrobust.runs.plan import Cell
 from fastrobust.utils.stats import Rate
 

@@ -13,8 +13,8 @@ from ...paper.columns import ABLATION, CE, CODED, CODED_MODELS, FIGURE_1, HONEST
 from ...runs import bisection
 from ..results import Run
 from . import comparisons
-from .comparisons import Comparison
-from .rates import (
+from .comparisons import (
+    Comparison,
     Conclusion,
     Difference,
     Place,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from ...paper.columns import CE, MSE
 from ...spectral.bounds import LipschitzReport
-from .rates import Conclusion
+from .comparisons import Conclusion
 
 CAVEAT = (
     "A batch norm after a convolution undoes its scale: multiplying the weights by any number "
