@@ -6,7 +6,7 @@ should be the higher one.
 
 from collections.abc import Callable
 
-from ...paper.columns import CE, CODED, HONEST, MSE
+from ...paper.columns import CE, CODED, MSE, PGD_ON_SCORES
 from .rates import Pairs, Place, Rates, printed_rates
 
 Comparison = Callable[[Rates, str], Pairs]
@@ -65,5 +65,5 @@ def black_box(rates: Rates, view: str) -> Pairs:
     for place in rates:
         if place.table == 6:
             honest = view == "class" and place.column == "MIM"
-            column = HONEST if honest else place.column
+            column = PGD_ON_SCORES if honest else place.column
             yield place, Place(3, place.model, column, place.value, view)
