@@ -14,13 +14,13 @@ from cells import CELLS, HERE, NAMES, NEAR, RUNS, evaluations, lookup
 
 from fastrobust.evaluation import files
 from fastrobust.paper import printed as paper
-from fastrobust.paper.columns import HONEST
+from fastrobust.paper.columns import PGD_ON_SCORES
 from fastrobust.train.classifiers import MODEL_NAMES
 
 FULL = 10_000  # test images of each data set
 # The attack on class scores that corresponds to an attack of the paper; the same name otherwise.
 ON_CLASS_SCORES = {
-    **dict.fromkeys(("FGSM", "BIM", "MIM"), HONEST),
+    **dict.fromkeys(("FGSM", "BIM", "MIM"), PGD_ON_SCORES),
     "modified CWL2": "CWL2",
 }
 
@@ -143,7 +143,7 @@ def least(data_set: str, model: str, view: str, eps: float) -> str:
             row.rate
             for row in CELLS[run]
             if (row.table, row.model, row.view, row.source) == (3, model, view, "")
-            and row.column in (*SIGN, HONEST)
+            and row.column in (*SIGN, PGD_ON_SCORES)
             and row.value is not None
             and row.value <= eps
         ]
@@ -187,7 +187,7 @@ def lengths() -> str:
 
 
 LENGTH_COLUMNS = (
-    ("clean", "paper"), ("MIM", "paper"), ("BIM", "paper"), (HONEST, "class"),
+    ("clean", "paper"), ("MIM", "paper"), ("BIM", "paper"), (PGD_ON_SCORES, "class"),
     ("modified CWL2", "paper"),
 )  # fmt: skip
 

@@ -16,7 +16,7 @@ from ..train.classifiers import DEFENCE_NAMES, MODEL_NAMES
 from . import printed
 
 CE, MSE, CODED = MODEL_NAMES
-HONEST = "PGD on class scores"
+PGD_ON_SCORES = "PGD on class scores"
 LENGTHS = (64, 256, 1024)  # beside 128, the plain name's; the paper's section 4.2
 CODED_MODELS = (f"{CODED}:64", CODED, *(f"{CODED}:{length}" for length in LENGTHS[1:]))
 COMPARED = (*MODEL_NAMES, *DEFENCE_NAMES)
@@ -162,7 +162,7 @@ def columns(optimiser: OptimiserSettings) -> tuple[Column, ...]:
             Column(table, "BIM", _bim, targeted=targeted),
             Column(table, "FGSM", _fgsm, targeted=targeted),
             Column(table, "Madry", _madry, targeted=targeted),
-            Column(table, HONEST, _on_class_scores, "class", like="BIM", targeted=targeted),
+            Column(table, PGD_ON_SCORES, _on_class_scores, "class", like="BIM", targeted=targeted),
             Column(table, "BIM, CE on units", _bim_published, like="BIM", targeted=targeted),
             Column(
                 table, "MIM, label / sum", _mim_divided, like="MIM", targeted=targeted,
@@ -206,7 +206,7 @@ def columns(optimiser: OptimiserSettings) -> tuple[Column, ...]:
         Column(7, "CWL2", cw, "class", targeted=True, models=attacked),
         Column(ABLATION, "MIM", _mim, **tenth),
         Column(ABLATION, "BIM", _bim, **tenth),
-        Column(ABLATION, HONEST, _on_class_scores, "class", **tenth),
+        Column(ABLATION, PGD_ON_SCORES, _on_class_scores, "class", **tenth),
         Column(
             ABLATION, "modified CWL2", modified, targeted=True, parameter="initial_const", **tenth
         ),
@@ -214,7 +214,7 @@ def columns(optimiser: OptimiserSettings) -> tuple[Column, ...]:
         Column(DEFENCES, "BIM", _bim, **twice),
         Column(DEFENCES, "MIM", _mim, **twice),
         Column(DEFENCES, "Madry", _madry, **twice),
-        Column(DEFENCES, HONEST, _on_class_scores, "class", **twice),
+        Column(DEFENCES, PGD_ON_SCORES, _on_class_scores, "class", **twice),
         Column(DEFENCES, "DeepFool", _deep_fool("units"), **longest),
         Column(DEFENCES, "DeepFool", _deep_fool("class"), "class", **longest),
         Column(DEFENCES, "CWL2", cw_units, **highest),

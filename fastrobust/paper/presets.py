@@ -15,13 +15,13 @@ from .columns import (
     COMPARED,
     DEFENCES,
     FIGURE_1,
-    HONEST,
+    PGD_ON_SCORES,
     Column,
     OptimiserSettings,
     columns,
 )
 
-__all__ = ["HONEST", "PRESETS", "TABLES", "make"]
+__all__ = ["PGD_ON_SCORES", "PRESETS", "TABLES", "make"]
 
 # In the order of a plan; the paper's are 3 to 7, the probes of Figure 1 come last.
 TABLES = (3, 4, 5, 6, 7, *ASIDE, FIGURE_1)

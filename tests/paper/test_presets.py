@@ -74,8 +74,8 @@ def test_the_papers_constants(column, tables, constants):
 @pytest.mark.parametrize(
     ("column", "table", "constants"),
     [
-        (presets.HONEST, 3, {"loss": "ce", "keep": "best"}),
-        (presets.HONEST, 5, {"loss": "ce", "keep": "best"}),
+        (presets.PGD_ON_SCORES, 3, {"loss": "ce", "keep": "best"}),
+        (presets.PGD_ON_SCORES, 5, {"loss": "ce", "keep": "best"}),
         ("DeepFool", 3, {"view": "class"}),
         ("CWL2", 3, {"view": "class", "learning_rate": 0.01, "on_failure": "best"}),
         ("CWL2", 5, {"view": "class", "learning_rate": 0.01, "on_failure": "best"}),
@@ -87,7 +87,7 @@ def test_each_table_has_attacks_on_class_scores(column, table, constants):
     for cell, attack in made:
         assert {name: getattr(attack, name) for name in constants} == constants
         assert cell.labels == ("true" if table == 3 else "own")
-    like = "BIM" if column == presets.HONEST else column
+    like = "BIM" if column == presets.PGD_ON_SCORES else column
     assert [(c.model, c.value) for c, _ in made] == [
         (c.model, c.value) for c, _ in attacks_of(like, table)
     ]
@@ -135,7 +135,10 @@ def test_the_ablation_shares_the_cells_of_the_paper_s_own_length():
     others = {measured(c) for c in plan.cells if c.table != 8}
     assert all(measured(c) in others for c in ablation if c.model == "R:TANH:MSE")
     per_model = [sorted(c.column for c in ablation if c.model == name) for name in names]
-    assert per_model == [sorted([paper.CLEAN, "MIM", "BIM", presets.HONEST, "modified CWL2"])] * 4
+    assert (
+        per_model
+        == [sorted([paper.CLEAN, "MIM", "BIM", presets.PGD_ON_SCORES, "modified CWL2"])] * 4
+    )
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS)
@@ -148,7 +151,7 @@ def test_other_defences_meet_the_papers_attacks(preset):
     assert sorted(columns, key=str) == sorted([
         (paper.CLEAN, "paper", None),
         *((name, "paper", eps) for name in ("FGSM", "BIM", "MIM", "Madry") for eps in (0.1, 0.2)),
-        *((presets.HONEST, "class", eps) for eps in (0.1, 0.2)),
+        *((presets.PGD_ON_SCORES, "class", eps) for eps in (0.1, 0.2)),
         *(("DeepFool", view, 40) for view in ("paper", "class")),
         *(("CWL2", view, 10) for view in ("paper", "class")),
     ], key=str)  # fmt: skip

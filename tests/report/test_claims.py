@@ -2,7 +2,7 @@ import pytest
 from fake_run import COUNT, made_up, targeted, untargeted
 
 from fastrobust.paper import printed as paper
-from fastrobust.paper.columns import HONEST
+from fastrobust.paper.columns import PGD_ON_SCORES
 from fastrobust.report import results
 from fastrobust.report.claims import claims
 from fastrobust.report.claims.claims import draw, measured_rates
@@ -70,7 +70,7 @@ def test_the_largest_difference_in_each_view():
         (3, CE, "CWL2", 0.01, 0.1), (3, MSE, "CWL2", 0.01, 0.3), (3, CODED, "CWL2", 0.01, 0.6),
         (3, CE, "BIM", 0.1, 0.2), (3, MSE, "BIM", 0.1, 0.4),
         (3, CE, "BIM, CE on units", 0.1, 0.0), (3, CODED, "BIM, CE on units", 0.1, 1.0),
-        (3, CE, HONEST, 0.1, "class", 0.02), (3, CODED, HONEST, 0.1, "class", 0.03),
+        (3, CE, PGD_ON_SCORES, 0.1, "class", 0.02), (3, CODED, PGD_ON_SCORES, 0.1, "class", 0.03),
     )  # fmt: skip
     assert here(only(given)) == (
         "50.0% (R:TANH:MSE, CWL2, c = 0.01) under the paper's protocol and 1.0% (R:TANH:MSE, PGD "
@@ -110,7 +110,7 @@ def test_transfers_against_the_white_box():
     given = rates(
         (6, MSE, "MIM", 0.01, 0.9), (3, MSE, "MIM", 0.01, 0.8),
         (6, CODED, "MIM", 0.01, 0.5), (3, CODED, "MIM", 0.01, 0.7),
-        (3, MSE, HONEST, 0.01, "class", 0.2), (3, CODED, HONEST, 0.01, "class", 0.1),
+        (3, MSE, PGD_ON_SCORES, 0.01, "class", 0.2), (3, CODED, PGD_ON_SCORES, 0.01, "class", 0.1),
     )  # fmt: skip
     sentence = only(given)
     assert "18 of 18 cells (more by up to 88.4%)" in sentence
@@ -142,7 +142,7 @@ def test_the_modified_attack():
 def test_figure_1():
     given = rates(
         (1, CE, "Madry", 0.05, 1.0), (1, CE, "Madry", 0.04, 0.99), (1, CODED, "Madry", 1.0, 0.9),
-        (5, CE, HONEST, 0.2, "class", 1.0), (5, CODED, HONEST, 0.2, "class", 1.0),
+        (5, CE, PGD_ON_SCORES, 0.2, "class", 1.0), (5, CODED, PGD_ON_SCORES, 0.2, "class", 1.0),
     )  # fmt: skip
     _, figure = draw(given)
     sentence = figure.sentence

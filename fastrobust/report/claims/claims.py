@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from ...paper import printed
-from ...paper.columns import ABLATION, CE, CODED, CODED_MODELS, FIGURE_1, HONEST, MSE
+from ...paper.columns import ABLATION, CE, CODED, CODED_MODELS, FIGURE_1, MSE, PGD_ON_SCORES
 from ...runs import bisection
 from ..results import Run
 from . import comparisons
@@ -179,7 +179,7 @@ def _figure_1(ours: Rates, papers: Papers) -> str | None:
         return f"{eps:g}" if rate == 1 else f"not up to {eps:g} ({rate:.1%})"
 
     texts, agree = {}, {}
-    for view, table, column in (("paper", FIGURE_1, "Madry"), ("class", 5, HONEST)):
+    for view, table, column in (("paper", FIGURE_1, "Madry"), ("class", 5, PGD_ON_SCORES)):
         one, other = (smallest(table, column, view, model) for model in (CE, CODED))
         if one and other:
             texts[view] = f"{words(*one)} and {words(*other)}"
@@ -202,7 +202,7 @@ def _figure_2(ours: Rates, papers: Papers) -> str | None:
     def both(difference: Difference) -> str:
         return f"{difference.high.value:.1%} and {difference.low.value:.1%}"
 
-    columns = {"paper": "MIM", "class": HONEST}
+    columns = {"paper": "MIM", "class": PGD_ON_SCORES}
     here = {view: found for view, name in columns.items() if (found := pair(ours, name, view))}
     theirs = pair(papers["mnist"], "MIM", "paper")
     if not here or not theirs:

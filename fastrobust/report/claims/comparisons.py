@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ...paper import printed
-from ...paper.columns import CE, CODED, HONEST, MSE
+from ...paper.columns import CE, CODED, MSE, PGD_ON_SCORES
 from ...utils.stats import Rate
 
 _LETTERS = {"CWL2": "c", "modified CWL2": "c", "L-BFGS": "c", "DeepFool": "m"}
@@ -164,5 +164,5 @@ def black_box(rates: Rates, view: str) -> Pairs:
     for place in rates:
         if place.table == 6:
             honest = view == "class" and place.column == "MIM"
-            column = HONEST if honest else place.column
+            column = PGD_ON_SCORES if honest else place.column
             yield place, Place(3, place.model, column, place.value, view)
