@@ -24,8 +24,7 @@ from .loading import MODEL_HELP, load_model
 def evaluate(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     eps: Annotated[
-        float,
-        typer.Option(help="Radius of the ball around each image, on the [0, 1] pixel scale."),
+        float, typer.Option(help="Radius of the ball around each image, on the [0, 1] pixel scale.")
     ],
     norm: Annotated[str, typer.Option(help="Norm of the ball: linf or l2.")] = "linf",
     budget: Annotated[
@@ -40,8 +39,7 @@ def evaluate(
     transfer: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also try adversarial images crafted on this model (repeatable).",
-            metavar="MODEL",
+            help="Also try adversarial images crafted on this model (repeatable).", metavar="MODEL"
         ),
     ] = None,
     device: options.Device = "cpu",

@@ -22,10 +22,7 @@ CODED_MODELS = (f"{CODED}:64", CODED, *(f"{CODED}:{length}" for length in LENGTH
 COMPARED = (*MODEL_NAMES, *DEFENCE_NAMES)
 COMPARED_EPS = (0.1, 0.2)  # of the comparison: the middle and the end of the paper's grids of eps
 # Figure 1: on it lie the .03 and the .35 that the paper found.
-PROBES = (
-    *(round(0.01 * n, 9) for n in range(1, 6)),
-    *(round(0.05 * n, 9) for n in range(2, 21)),
-)
+PROBES = (*(round(0.01 * n, 9) for n in range(1, 6)), *(round(0.05 * n, 9) for n in range(2, 21)))
 
 FIGURE_1 = 1  # the table of the cells that the search for Figure 1 may visit
 ABLATION = 8  # the table of codeword lengths: the paper's section 4.2 has one sentence on them

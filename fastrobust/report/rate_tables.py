@@ -20,10 +20,7 @@ TITLES = {
         "Images made on the source are classified by the victim; higher is better for the victim. "
         "Below each number: its accuracy under the same attack on itself, as in Table 3.",
     ),
-    7: (
-        "Success rate of the modified CWL2",
-        "Targeted; lower is better for the classifier.",
-    ),
+    7: ("Success rate of the modified CWL2", "Targeted; lower is better for the classifier."),
     ABLATION: (
         "Codeword lengths",
         "The paper names them in section 4.2 and prints no numbers. Accuracy, or the success rate "

@@ -40,11 +40,7 @@ def conv_singular_values(
 ) -> Tensor: ...
 @overload
 def conv_singular_values(
-    weight: Sequence[Tensor],
-    input_size: Any,
-    stride: Any = 1,
-    dilation: Any = 1,
-    groups: Any = 1,
+    weight: Sequence[Tensor], input_size: Any, stride: Any = 1, dilation: Any = 1, groups: Any = 1
 ) -> list[Tensor]: ...
 def conv_singular_values(
     weight: Tensor | Sequence[Tensor],
@@ -85,11 +81,7 @@ def conv_singular_values(
 
 
 def conv_spectra(
-    weights: Sequence[Tensor],
-    input_size: Any,
-    stride: Any = 1,
-    dilation: Any = 1,
-    groups: Any = 1,
+    weights: Sequence[Tensor], input_size: Any, stride: Any = 1, dilation: Any = 1, groups: Any = 1
 ) -> Spectra:
     """Find what :func:`conv_singular_values` finds, and say how each convolution was done.
 
@@ -201,11 +193,7 @@ def conv_norm(
 
 
 def conv_norms(
-    weights: Sequence[Tensor],
-    input_size: Any,
-    stride: Any = 1,
-    dilation: Any = 1,
-    groups: Any = 1,
+    weights: Sequence[Tensor], input_size: Any, stride: Any = 1, dilation: Any = 1, groups: Any = 1
 ) -> list[Tensor]:
     """Find the norm of each of many convolutions with circular padding; they are done together.
 

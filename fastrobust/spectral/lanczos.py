@@ -81,10 +81,7 @@ def zero_padded(
 
 
 def _right_vector(
-    forward: Map,
-    backward: Map,
-    shape: tuple[int, ...],
-    device: torch.device,
+    forward: Map, backward: Map, shape: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, int]:
     """Return the unit vector that A stretches most, and the steps it took."""
     generator = torch.Generator().manual_seed(0)

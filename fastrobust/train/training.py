@@ -96,12 +96,7 @@ def train(
     model = build(data, model_name, config, seed).to(device).to(memory_format=torch.channels_last)
     x, y = data.x_train.to(device), data.y_train.to(device)
     optimizer = _optimizer(model, config)
-    facts = {
-        "model_name": model_name,
-        "data_set": data.name,
-        "digest": data.digest,
-        "seed": seed,
-    }
+    facts = {"model_name": model_name, "data_set": data.name, "digest": data.digest, "seed": seed}
     vectors = model.head.vectors
     codewords = None if vectors is None else checkpoint.weights_digest({"vectors": vectors})
     settings = {**facts, **config.facts(), "codewords": codewords}
