@@ -53,9 +53,7 @@ flags["cxx"] += [f'-DFR_SOURCES="{digest}"', f'-DFR_ARCHITECTURES="{architecture
 files = [str(path.relative_to(ROOT)) for path in listed["sources"](CSRC)]
 extension = (CUDAExtension if cuda else CppExtension)(
     name="fastrobust._C",
-    sources=[
-        *(f for f in files if f.endswith(".cpp") or (cuda and f.endswith(".cu"))),
-    ],
+    sources=[*(f for f in files if f.endswith(".cpp") or (cuda and f.endswith(".cu")))],
     depends=files,
     include_dirs=[str(CSRC)],
     define_macros=[("FR_CUDA", None)] * cuda,

@@ -99,10 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, const in CASES:
         model = classifier(name, digits)
         plain = engine.prepare(model, backend="autograd")
-        with (
-            engine.oracle(plain, x.device) as slow,
-            engine.oracle(model, x.device) as network,
-        ):
+        with engine.oracle(plain, x.device) as slow, engine.oracle(model, x.device) as network:
             one, same, all_ = (Problem(n, x, target, const) for n in (slow, network, network))
             calls = {"one": one.one_by_one, "same": same.one_by_one, "all": all_.batched}
             timings = interleave(calls, seconds=0, least=options.rounds)

@@ -23,11 +23,7 @@ from fastrobust.train.classifiers import MODEL_NAMES
 
 HERE = Path(__file__).parent
 CE, MSE, CODED = MODEL_NAMES
-DATA_SETS = {
-    "mnist": "mnist",
-    "fashion_mnist": "fashion_mnist",
-    "cifar10": "npz:cifar10_jpeg.npz",
-}
+DATA_SETS = {"mnist": "mnist", "fashion_mnist": "fashion_mnist", "cifar10": "npz:cifar10_jpeg.npz"}
 
 Row = tuple[object, ...]
 

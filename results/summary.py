@@ -19,10 +19,7 @@ from fastrobust.train.classifiers import MODEL_NAMES
 
 FULL = 10_000  # test images of each data set
 # The attack on class scores that corresponds to an attack of the paper; the same name otherwise.
-ON_CLASS_SCORES = {
-    **dict.fromkeys(("FGSM", "BIM", "MIM"), PGD_ON_SCORES),
-    "modified CWL2": "CWL2",
-}
+ON_CLASS_SCORES = {**dict.fromkeys(("FGSM", "BIM", "MIM"), PGD_ON_SCORES), "modified CWL2": "CWL2"}
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: int = 1) -> str:

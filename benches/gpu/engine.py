@@ -250,11 +250,7 @@ def empty() -> None:
 def speed(timing: Timing, batch: int, flops: int) -> Row:
     """Images a second and what they come to."""
     rate = batch / timing.median
-    return {
-        "images/s": round(rate),
-        "spread": timing.spread,
-        "TFLOP/s": rate * flops / 1e12,
-    }
+    return {"images/s": round(rate), "spread": timing.spread, "TFLOP/s": rate * flops / 1e12}
 
 
 def traffic(net: fr.models.DenseNet, name: str, rate: float, bandwidth: float) -> Row:

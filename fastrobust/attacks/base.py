@@ -16,7 +16,7 @@ from ..engine.opening import oracle
 from ..engine.prepared import Model
 from ..engine.score_losses import ON_SCORES
 from ..utils import checks
-from .fields import checks_of, read, written
+from .fields import checks_of, kinds, read, written
 from .result import AttackResult
 from .rule import AttackRule
 from .state import Rows, State, beside
@@ -247,6 +247,11 @@ def from_repr(text: str) -> Attack[Any]:
     """
     attack: Attack[Any] = read(text, Attack)
     return attack
+
+
+def by_title() -> dict[str, type[Attack[Any]]]:
+    """Return the classes of all attacks, a caller's own too, by the name that tables show."""
+    return {kind.title or name: kind for name, kind in kinds(Attack).items()}
 
 
 def _empty(x: Tensor) -> AttackResult:

@@ -172,7 +172,7 @@ def _literal(node: ast.expr) -> Any:
     return ast.literal_eval(node)
 
 
-def kinds(base: type) -> dict[str, type]:
+def kinds(base: type) -> dict[str, Any]:
     """Return the classes of attacks below `base` that can be made, by name."""
     return {kind.__name__: kind for kind in _descendants(base) if is_dataclass(kind)}
 

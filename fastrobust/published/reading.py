@@ -24,7 +24,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ..attacks.base import from_repr
+from ..attacks.base import by_title, from_repr
 from ..paper import printed
 from .numbers import PARAMETERS, SETTINGS, Number
 
@@ -32,8 +32,8 @@ from .numbers import PARAMETERS, SETTINGS, Number
 # images, but does not state that it used all of them; fewer are the more cautious reading.
 IMAGES = 1000
 
-_UNBOUNDED = ("DeepFool", "CWL2", "modified CWL2", "L-BFGS")
-ATTACKS = ("FGSM", "BIM", "MIM", "PGD", "Madry", "APGD", "AutoAttack", *_UNBOUNDED)
+_UNBOUNDED = {title for title, kind in by_title().items() if kind.unbounded}
+ATTACKS = (*sorted(by_title()), "Madry", "AutoAttack")
 _WORDS = {  # by letters and digits alone, in small letters
     **{re.sub(r"[^a-z0-9]", "", name.lower()): name for name in (*ATTACKS, printed.CLEAN)},
     "fgm": "FGSM", "ifgsm": "BIM", "mifgsm": "MIM", "madryetal": "Madry", "aa": "AutoAttack",

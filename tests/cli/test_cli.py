@@ -113,10 +113,7 @@ NET_40 = "fastrobust.models:densenet"
         ),
         (["paper", "--tables", "10"], "tables must be among (1, 3, 4, 5, 6, 7, 8, 9), got [10]"),
         (["paper", "--without", "speed"], "savings must be among first-success, shared-const"),
-        (
-            ["paper", "--preset", "slow"],
-            "preset must be one of ('paper', 'quick', 'cpu')",
-        ),
+        (["paper", "--preset", "slow"], "preset must be one of ('paper', 'quick', 'cpu')"),
         (["paper", "--evaluate", "hard"], "'--evaluate': must be one of quick, standard, thorough"),
         (["paper", "--attacks", "Pgd"], "attacks must be among BIM, CWL2, "),
         (["paper", "--precision", "fp16"], "precision must be one of fp32, tf32, bf16, got 'fp16'"),

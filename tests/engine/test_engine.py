@@ -140,11 +140,7 @@ def test_the_model_is_left_as_it_was(fails):
 
 @pytest.mark.parametrize(
     "context",
-    [
-        torch.no_grad(),
-        torch.inference_mode(),
-        torch.autocast("cpu", dtype=torch.bfloat16),
-    ],
+    [torch.no_grad(), torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16)],
     ids=["no_grad", "inference_mode", "autocast"],
 )
 def test_contexts_of_the_caller_change_nothing(context):

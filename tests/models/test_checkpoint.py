@@ -23,10 +23,7 @@ def make(head="codeword", normalize=((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))):
     """Return a classifier whose running statistics differ from the initial ones."""
     head = HEADS[head]()
     net = fr.models.densenet(
-        layers=(1, 2),
-        growth=3,
-        bottleneck=False,
-        num_outputs=4 if head.vectors is None else 6,
+        layers=(1, 2), growth=3, bottleneck=False, num_outputs=4 if head.vectors is None else 6
     )
     model = fr.Classifier(net, head, normalize)
     model(torch.rand(8, 3, 6, 6))

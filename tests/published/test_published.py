@@ -64,7 +64,7 @@ def test_records(tmp_path, kind):
         ({"success": 0.5}, "untargeted must be given as accuracy, got accuracy and success"),
         ({"setting": "targeted"}, "setting targeted must be given as success, got accuracy"),
         ({"setting": "black box"}, "setting must be one of untargeted, targeted, transfer, "),
-        ({"attack": "Sqare"}, "attack must be clean or start with one of FGSM, .*, got 'Sqare'"),
+        ({"attack": "Sqare"}, "attack must be clean or start with one of APGD, .*, got 'Sqare'"),
         ({"eps": None}, "PGD must come with its eps, got none"),
         ({"eps": 8}, r"eps must be for pixels in \[0, 1\], such as 8/255, got 8"),
         ({"eps": "8/0"}, "eps must be a number, got '8/0'"),

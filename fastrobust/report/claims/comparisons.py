@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ...attacks.base import by_title
 from ...paper import printed
 from ...paper.columns import CE, CODED, MSE, PGD_ON_SCORES
 from ...utils.stats import Rate
 
-_LETTERS = {"CWL2": "c", "modified CWL2": "c", "L-BFGS": "c", "DeepFool": "m"}
 _PRINTED_TO = 1000  # the paper prints three decimals
 
 
@@ -28,7 +28,8 @@ class Place(NamedTuple):
     @property
     def words(self) -> str:
         """The attack at this place, its parameter by the paper's letter."""
-        letter = _LETTERS.get(self.column, "eps")
+        kind = by_title().get(self.column)
+        letter = next(iter(kind.letters.values()), "eps") if kind else "eps"
         return self.column if self.value is None else f"{self.column}, {letter} = {self.value:g}"
 
 
