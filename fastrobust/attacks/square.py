@@ -138,7 +138,7 @@ class Square(Attack[SquareState]):
 
     def done(self, state: SquareState) -> Tensor:
         """All queries of the last run spent, or a success."""
-        # Of the last run: a row that has another one before it begins it as soon as one is spent.
+        # A row with another run left begins it at once, so a spent row is in its last run.
         return (state.iteration >= self.queries) | state.won | state.invalid
 
     def adversarial(self, network: Oracle, state: SquareState) -> Tensor:

@@ -12,9 +12,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..utils import checks
-from .chain import Chain, Link, Residual, Size, every
+from .chain import Chain, ImageSize, Link, Residual, all_links
 from .layers import Layer, layers_of, log_of
-from .local import Images, Inequality, inequalities, look
+from .local import ImageBounds, Inequality, inequalities, measure_images
 from .network_readers import read
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LipschitzReport:
-    """Bounds of a classifier, and what given images say beside them.
+    """Bounds of a classifier, and measurements at given images.
 
     Attributes:
         layers: A record per layer, in order of execution.
@@ -36,11 +36,11 @@ class LipschitzReport:
     """
 
     layers: tuple[Layer, ...]
-    input_size: Size
+    input_size: ImageSize
     log_bound: float
     log_bound_units: float
     log_bound_net: float
-    images: Images | None = None
+    images: ImageBounds | None = None
     inequalities: tuple[Inequality, ...] = ()
 
     @property
@@ -69,7 +69,7 @@ class LipschitzReport:
 
 def lipschitz(
     model: nn.Module,
-    input_size: int | Size,
+    input_size: int | ImageSize,
     x: Tensor | None = None,
     y: Tensor | None = None,
     *,
@@ -86,7 +86,7 @@ def lipschitz(
             DenseNets of ``fr.models``, torchvision's ResNets, and ``nn.Sequential`` of Conv2d,
             BatchNorm, Linear, ReLU, Tanh, Sigmoid, Softmax, pooling, Flatten, Dropout and Identity.
         input_size: Height and width of its images, one number for both.
-        x: Images (N, C, H, W) in [0, 1] for the lower bound, margins and certified radii.
+        x: ImageBounds (N, C, H, W) in [0, 1] for the lower bound, margins and certified radii.
         y: Labels (N,): a wrong decision has radius 0. Without it the model's own decisions count.
         eps: L2 radii at which both sides of the paper's inequality are measured, by PGD on the
             training loss; needs `x` and `y`.
@@ -97,7 +97,7 @@ def lipschitz(
             out of range, or what `eps` needs is missing.
 
     Example:
-        >>> from fastrobust.lipschitz import lipschitz
+        >>> from fastrobust.spectral import lipschitz
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
         >>> net[1].weight.data = torch.tensor([[3.0, 0, 0, 0], [0, 4.0, 0, 0]])
         >>> round(lipschitz(net, 2).bound, 6)
@@ -111,14 +111,14 @@ def lipschitz(
     if not all(0 <= radius < math.inf for radius in eps):
         raise ValueError(f"eps must be finite and >= 0, got {list(eps)}")
     chain = read(model, size)
-    layers = layers_of(list(every(chain)))
+    layers = layers_of(list(all_links(chain)))
     bounds = iter(layers)
     logs = {"net": 0.0, "scores": 0.0, "units": 0.0}
     for item in chain:
         logs[item.part if isinstance(item, Link) else "net"] += _log_bound([item], bounds)
     net = logs["net"]
     log_bound = net + logs["scores"]
-    images = None if x is None else look(model, x, y, log_bound)
+    images = None if x is None else measure_images(model, x, y, log_bound)
     sides = () if x is None or y is None else inequalities(model, x, y, eps, net)
     return LipschitzReport(tuple(layers), size, log_bound, net + logs["units"], net, images, sides)
 
@@ -145,7 +145,7 @@ def _exp(log: float) -> float:
         return math.inf
 
 
-def _size(value: int | Size) -> Size:
+def _size(value: int | ImageSize) -> ImageSize:
     high, wide = (value, value) if isinstance(value, int) else value
     if min(high, wide) < 1:
         raise ValueError(f"input_size must be at least 1, got {value}")

@@ -1,4 +1,4 @@
-"""A network as a chain of linear maps and contractions: what its Lipschitz bound is made of.
+"""A network as a chain of linear maps and contractions, from which its bound is computed.
 
 A batch norm in eval mode multiplies every channel by s = gamma / sqrt(var + eps). What multiplies
 channel by channel commutes with pooling and, as far as Lipschitz bounds go, with every activation
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..models import heads
 
-Size: TypeAlias = tuple[int, int]
+ImageSize: TypeAlias = tuple[int, int]
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Link:
     """One layer.
 
     Attributes:
-        name: Its place in the tree of modules.
+        name: Its name in the tree of modules.
         kind: Such as ``"conv"`` or ``"relu"``.
         part: ``"net"``, or ``"scores"`` or ``"units"`` for what a head adds on the way to its class
             scores or to its output units.
@@ -45,9 +45,9 @@ class Link:
     part: str = "net"
     norm: float | None = None
     weight: Tensor | None = None
-    size: Size = (1, 1)
-    stride: Size = (1, 1)
-    dilation: Size = (1, 1)
+    size: ImageSize = (1, 1)
+    stride: ImageSize = (1, 1)
+    dilation: ImageSize = (1, 1)
     groups: int = 1
     wraps: bool = False
     scale: Tensor | None = None
@@ -84,91 +84,93 @@ class Residual:
 Chain: TypeAlias = list[Link | Dense | Residual]
 
 
-def every(chain: Chain) -> Iterator[Link]:
+def all_links(chain: Chain) -> Iterator[Link]:
     """Yield all links, those of a sum's shortcut last."""
     for item in chain:
         if isinstance(item, Link):
             yield item
         else:
-            yield from every(item.chain)
-            yield from every(item.shortcut if isinstance(item, Residual) else [])
+            yield from all_links(item.chain)
+            yield from all_links(item.shortcut if isinstance(item, Residual) else [])
 
 
-class Walk:
-    """What is known of the signal on its way through the network."""
+class ChainBuilder:
+    """Builds a chain layer by layer, and carries factors per channel on to later layers."""
 
-    def __init__(self, size: Size) -> None:
+    def __init__(self, size: ImageSize) -> None:
         self.chain: Chain = []
         self.size = size
         self.scale: Tensor | None = None
         self.gain: Tensor | None = None
-        self.scaling: list[Link] = []  # whose effect is in scale
-        self.writers: list[tuple[Link | None, int]] = []  # who wrote the channels, and how many
+        self.scaling: list[Link] = []  # links whose effect is in `scale`
+        self.writers: list[tuple[Link | None, int]] = []  # link and number of channels
 
     def add(self, link: Link) -> Link:
-        """Add a link as it is."""
+        """Add a link."""
         self.chain.append(link)
         return link
 
     @contextmanager
     def branch(self) -> Iterator[Chain]:
-        """Let what is added meanwhile be a chain of its own."""
+        """Collect the links that are added meanwhile in a chain of their own."""
         outer, self.chain = self.chain, []
         yield self.chain
         self.chain = outer
 
-    def closed(self, name: str, kind: str, norm: float, part: str = "net") -> Link:
-        """Add a link whose constant is known."""
+    def add_constant(self, name: str, kind: str, norm: float, part: str = "net") -> Link:
+        """Add a link whose Lipschitz constant is known in closed form."""
         return self.add(Link(name, kind, part, norm=norm))
 
-    def weigh(self, link: Link) -> None:
-        """Add a link with a weight; it takes over the scale."""
+    def add_weighted(self, link: Link) -> None:
+        """Add a link with a weight, which takes over the scale carried so far."""
         link.scale, link.gain = self.scale, self.gain
         for earlier in self.scaling:
             earlier.folded = True
         self.add(link)
-        self.forget_scale()
+        self.stop_scale()
         assert link.weight is not None
         self.writers = [(link, len(link.weight))]
 
-    def rescale(self, link: Link, scale: Tensor, gain: Tensor) -> None:
-        """Carry a factor per channel on."""
+    def carry_scale(self, link: Link, scale: Tensor, gain: Tensor) -> None:
+        """Carry a factor per channel on to the next link with a weight."""
         self.scaling.append(self.add(link))
         self.scale = scale if self.scale is None else self.scale * scale
         self.gain = gain if self.gain is None else self.gain * gain
 
-    def forget_scale(self) -> None:
-        """Let what has scaled so far count where it stands."""
+    def stop_scale(self) -> None:
+        """Count the links that scaled so far by their own constants."""
         self.scale = self.gain = None
         self.scaling = []
 
-    def settle(self) -> None:
-        """Let what has scaled so far count at the one layer that it follows, as diag(scale) W."""
+    def fold_scale_back(self) -> None:
+        """Count the scale at the one layer before it, as diag(scale) W, if there is only one."""
         (writer, _), *others = self.writers or [(None, 0)]
         if writer is not None and not others and self.scale is not None:
             writer.after = self.scale
             for earlier in self.scaling:
                 earlier.folded = True
-        self.forget_scale()
+        self.stop_scale()
 
     def normalisation(self, std: Tensor) -> None:
-        """Add the division by std (1, C, 1, 1) that an input's normalisation is."""
+        """Add the normalisation of the input, a division by std (1, C, 1, 1)."""
         factor = 1 / std.detach().double().flatten()
-        # Pixels have a scale of their own, which no batch norm undoes: it stays in the gain.
-        self.rescale(Link("normalize", "normalisation", norm=float(factor.max())), factor, factor)
+        # No batch norm undoes the scale of the pixels, so it stays in the gain.
+        self.carry_scale(
+            Link("normalize", "normalisation", norm=float(factor.max())), factor, factor
+        )
 
     def head(self, head: heads.Head) -> None:
-        """Add what a head does to the pre-activation z, for its units and for its class scores."""
-        self.forget_scale()
+        """Add the maps of a head from the pre-activation z to its units and to its class scores."""
+        self.stop_scale()
         constant = {"softmax": 0.5, "tanh": 1.0, "none": 1.0}[head.activation]
         if head.vectors is None:
-            self.closed("head", head.activation, constant, "units")
+            self.add_constant("head", head.activation, constant, "units")
             return
-        self.closed("head", head.activation, constant, "units")
-        self.closed("head", head.activation, constant, "scores")
+        self.add_constant("head", head.activation, constant, "units")
+        self.add_constant("head", head.activation, constant, "scores")
         vectors = head.vectors.detach().double()
         temperature = vectors.shape[1] * heads.TEMPERATURE_PER_UNIT
-        self.weigh(
+        self.add_weighted(
             Link(
                 "head.vectors",
                 "codewords",

@@ -53,8 +53,8 @@ def conv_singular_values(
 
     Args:
         weight: (c_out, c_in / groups, height, width), float32 or float64; or a list of them, which
-            are worked on together. Of a list every other argument may be a list too, with one entry
-            for each weight.
+            are worked on together. With a list, every other argument may be a list too,
+            with one entry for each weight.
         input_size: (height, width) of the input, or one number for both.
         stride: as in ``torch.nn.Conv2d``; must divide the input's size.
         dilation: as in ``torch.nn.Conv2d``.

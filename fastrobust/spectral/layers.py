@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from . import conv
-from .chain import Link, Size
+from .chain import ImageSize, Link
 
 _Numbers: TypeAlias = tuple[float, float | None, float, float | None, float]  # the last of Layer
-_Convolution: TypeAlias = tuple[Tensor, Size, Size, Size, int]  # arguments of conv.conv_norm
+_Convolution: TypeAlias = tuple[Tensor, ImageSize, ImageSize, ImageSize, int]  # of conv_norm
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _wishes(link: Link) -> list[_Convolution]:
     ]
 
 
-def _wider(link: Link) -> tuple[Size, Size]:
+def _wider(link: Link) -> tuple[ImageSize, ImageSize]:
     """Return the grid, and the stride on it, of a bound for a convolution as it pads.
 
     With zeros it is a circular one on n + k - 1 points or more, between putting zeros around the
@@ -99,7 +99,7 @@ def _wider(link: Link) -> tuple[Size, Size]:
     return _up((high, wide), link.stride), link.stride
 
 
-def _up(size: Size, stride: Size) -> Size:
+def _up(size: ImageSize, stride: ImageSize) -> ImageSize:
     high, wide = (-(-n // s) * s for n, s in zip(size, stride, strict=True))
     return high, wide
 

@@ -1,4 +1,4 @@
-"""What images say about a classifier's Lipschitz constant: lower bounds, radii, losses."""
+"""Measurements at images: lower bounds of the Lipschitz constant, certified radii, losses."""
 
 import copy
 import math
@@ -14,14 +14,14 @@ from ..models.heads import Head
 from ..utils import checks
 from ..utils.modules import evaluating
 
-FEW = 32  # class scores, up to which a gradient of each costs less than the power iteration
-STEPS = 30  # of which; every one of them gives a lower bound
+FEW = 32  # up to this many class scores, a gradient of each is cheaper than a power iteration
+STEPS = 30  # of the power iteration; each step gives a lower bound
 PGD_STEPS = 40
 
 
 @dataclass(frozen=True, eq=False)
-class Images:
-    """Findings for images one by one.
+class ImageBounds:
+    """Measurements of each image.
 
     Attributes:
         stretch: (N,) Jacobian norm of the class scores there, from below; float64.
@@ -67,8 +67,8 @@ class Inequality:
         return _log(self.adversarial_loss) <= self.log_right
 
 
-def look(model: nn.Module, x: Tensor, y: Tensor | None, log_bound: float) -> Images:
-    """Return what the images x (N, C, H, W) say, given the logarithm of a bound of the scores.
+def measure_images(model: nn.Module, x: Tensor, y: Tensor | None, log_bound: float) -> ImageBounds:
+    """Return measurements at images x (N, C, H, W), given the logarithm of a bound of the scores.
 
     Two scores move apart by sqrt(2) L |delta| at most, so that no |delta| below
     margin / (sqrt(2) L) changes the decision.
@@ -80,12 +80,12 @@ def look(model: nn.Module, x: Tensor, y: Tensor | None, log_bound: float) -> Ima
         stretch = jacobian_norms(classifier, x)
     if y is not None:
         y = checks.labels(y, len(x), scores.shape[1], x.device)
-    own = scores.argmax(1) if y is None else y
-    chosen = scores.gather(1, own[:, None])[:, 0]
-    others = scores.scatter(1, own[:, None], -math.inf).amax(1)
+    label = scores.argmax(1) if y is None else y
+    chosen = scores.gather(1, label[:, None])[:, 0]
+    others = scores.scatter(1, label[:, None], -math.inf).amax(1)
     margin = chosen - others
     log_radius = margin.clamp_min(0).log() - math.log(2) / 2 - log_bound
-    return Images(stretch, margin, log_radius.exp())
+    return ImageBounds(stretch, margin, log_radius.exp())
 
 
 def jacobian_norms(model: nn.Module, x: Tensor, steps: int = STEPS) -> Tensor:
@@ -98,8 +98,9 @@ def jacobian_norms(model: nn.Module, x: Tensor, steps: int = STEPS) -> Tensor:
         return x.new_zeros(0, dtype=torch.float64)
     leaf = x.detach().clone().requires_grad_()
     scores = model(leaf)
-    found = _by_rows(scores, leaf) if scores.shape[1] <= FEW else _by_power(scores, leaf, steps)
-    left = nn.functional.normalize(found.double(), dim=1)
+    few = scores.shape[1] <= FEW
+    vector = _by_rows(scores, leaf) if few else _by_power(scores, leaf, steps)
+    left = nn.functional.normalize(vector.double(), dim=1)
     exact = x.detach().double().requires_grad_()
     (pulled,) = torch.autograd.grad(copy.deepcopy(model).double()(exact), exact, left)
     return pulled.flatten(1).norm(dim=1)
@@ -140,7 +141,7 @@ def inequalities(
     classifier = as_classifier(model)
     log_lambda = _log(loss_bound(classifier.head, _width(classifier, x)))
     clean = _mean_loss(classifier, x, y)
-    found = []
+    sides = []
     for radius in eps:
         worst = clean
         if radius > 0:
@@ -149,17 +150,17 @@ def inequalities(
                 eps=radius, step_size=step, steps=PGD_STEPS, norm="l2", loss="train", keep="last"
             )
             worst = max(clean, _mean_loss(classifier, attack(classifier, x, y), y))
-        found.append(Inequality(radius, clean, worst, log_lambda, log_bound))
-    return tuple(found)
+        sides.append(Inequality(radius, clean, worst, log_lambda, log_bound))
+    return tuple(sides)
 
 
 def loss_bound(head: Head, width: int) -> float:
     """Return lambda: a Lipschitz bound of a head's training loss in the pre-activation (N, width).
 
     Cross-entropy of a softmax has the gradient p - e_y, of norm sqrt(2) at most. The mean squared
-    error of p has 2/d (p - e_y) through a softmax, of norm 1/2. Of tanh to targets in [-1, 1] an
-    entry is 2/d (u - t)(1 - u^2), at most 2/d 32/27, at |u| = 1/3. Without an activation it has no
-    bound.
+    error of p has 2/d (p - e_y) through a softmax, of norm 1/2. An entry of the gradient of tanh to
+    targets in [-1, 1] is 2/d (u - t)(1 - u^2), at most 2/d 32/27, at |u| = 1/3. Without an
+    activation there is no bound.
     """
     if head.training_loss == "ce":
         return math.sqrt(2)

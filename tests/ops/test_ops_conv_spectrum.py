@@ -6,7 +6,7 @@ from fastrobust.ops import conv_spectrum, conv_spectrum_ref
 from fastrobust.ops.conv_spectrum_op import half_plane
 from fastrobust.ops.extension import kernels
 
-# Of the largest value, where none is smaller by more than ten times.
+# Relative to the largest value, where none is smaller by more than ten times.
 TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-13}
 DTYPES = list(TOLERANCE)
 SQUARE = tuple((y, x) for y in range(3) for x in range(3))
