@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import facts, report
-from .report import Budget, Row
+from .report import Deadline, Row
 
 PARTS = "tests", "kernels", "engine"
 
@@ -44,12 +44,12 @@ def build() -> None:
         raise facts.MissingError(f"the extension must build, got: {found} ({log})")
 
 
-def rows_of(part: str, budget: Budget, keep: Callable[[list[Row]], object]) -> list[Row]:
+def rows_of(part: str, deadline: Deadline, keep: Callable[[list[Row]], object]) -> list[Row]:
     """Measure one part; `keep` is given all of its rows so far after each of them."""
     rows: list[Row] = []
     try:
         # Imported late: the parts import fastrobust, which may just have been built.
-        for row in importlib.import_module(f"benches.gpu.{part}").rows(budget):
+        for row in importlib.import_module(f"benches.gpu.{part}").rows(deadline):
             told = (f"{name}: {report.cell(name, value)}" for name, value in row.items())
             print("  " + ", ".join(told), flush=True)
             rows.append(row)
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{part}, for at most {wishes.seconds:g} s", flush=True)
     found = rows_of(
         part,
-        Budget(wishes.seconds),
+        Deadline(wishes.seconds),
         lambda rows: report.write(wishes.out, name, machine, {part: rows}),
     )
     print(f"written: {wishes.out / name}.json and .md", flush=True)

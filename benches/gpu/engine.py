@@ -22,7 +22,7 @@ from fastrobust.engine.prepared import Prepared
 
 from ..bench_engine import Call, Folded, operations
 from ..timer import Timing, interleave, ratio
-from .report import Budget, Row, attempt, said, timed_out
+from .report import Deadline, Row, attempt, said, timed_out
 from .timer import ColdTimer, copy_bandwidth
 
 NETS = (40, 12), (40, 24), (100, 12)
@@ -34,7 +34,7 @@ OUTPUTS = 128
 ENGINES = "fp32", "tf32", "bf16"
 
 
-def rows(budget: Budget) -> Iterator[Row]:
+def rows(deadline: Deadline) -> Iterator[Row]:
     """Measure every way but the compiled one, which may eat the time, and then that one."""
     bandwidth = copy_bandwidth(ColdTimer())
     yield {"table": "memory", "copy, GB/s": bandwidth / 1e9}
@@ -43,12 +43,12 @@ def rows(budget: Budget) -> Iterator[Row]:
         cells = [(net, batch) for net in NETS for batch in batches]
         table = "torch.compile" if compiling else "engine"
         for at, ((depth, growth), batch) in enumerate(cells):
-            if not budget.left():
+            if not deadline.left():
                 missed = ((f"BC {d}-{g}", n) for (d, g), n in cells[at:])
                 yield from timed_out({"table": table, "net": d, "N": n} for d, n in missed)
                 break
             # The compiled way comes last and gets half of the time.
-            share = budget.share(len(cells) - at) * (1.0 if compiling else 0.5)
+            share = deadline.share(len(cells) - at) * (1.0 if compiling else 0.5)
             key = {"table": table, "net": f"BC {depth}-{growth}", "N": batch}
             yield from measured(key, depth, growth, batch, share, bandwidth, compiling)
 

@@ -19,7 +19,7 @@ from fastrobust.attacks.targets import goal
 from fastrobust.engine.prepared import Prepared
 
 from ..timer import interleave, ratio
-from .report import Budget, Row, attempt, timed_out
+from .report import Deadline, Row, attempt, timed_out
 
 BATCHES = 16, 64, 256, 1024, 4096
 ENDLESS = 10**6  # no search may end while it is measured
@@ -50,7 +50,7 @@ def networks() -> dict[str, tuple[nn.Module, str]]:
     }
 
 
-def rows(budget: Budget) -> Iterator[Row]:
+def rows(deadline: Deadline) -> Iterator[Row]:
     """Measure small batches first: there the launches are."""
     cells = [(net, batch, name) for net in networks() for batch in BATCHES for name in ATTACKS]
     keys = [
@@ -59,11 +59,11 @@ def rows(budget: Budget) -> Iterator[Row]:
     ]
     nets = {name: (net.cuda(), backend) for name, (net, backend) in networks().items()}
     for at, (name, batch, attack) in enumerate(cells):
-        if not budget.left():
+        if not deadline.left():
             yield from timed_out(keys[at:])
             return
         net, backend = nets[name]
-        seconds = min(3.0, budget.share(len(cells) - at))
+        seconds = min(3.0, deadline.share(len(cells) - at))
         yield attempt(
             keys[at],
             lambda net=net, backend=backend, attack=attack, batch=batch, seconds=seconds: measure(

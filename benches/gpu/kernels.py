@@ -17,7 +17,7 @@ from fastrobust.ops.decode_op import decode, decode_ref
 from ..cases import LENGTH, Case, head_cases, search_cases, step_cases
 from ..timer import Timing, interleave, ratio, synchronize
 from . import iterations
-from .report import Budget, Row, attempt, said, timed_out
+from .report import Deadline, Row, attempt, said, timed_out
 from .timer import ColdTimer, copy_bandwidth
 
 BATCHES = 256, 4096
@@ -27,12 +27,12 @@ SHARE = 0.6  # of the part's time: the rest is for whole iterations
 Once = Callable[[Callable[[], object]], float]
 
 
-def rows(budget: Budget) -> Iterator[Row]:
+def rows(deadline: Deadline) -> Iterator[Row]:
     """Measure the copy, every kernel, then iterations of attacks."""
     timer = ColdTimer()
     bandwidth = copy_bandwidth(timer)
     yield {"table": "memory", "copy, GB/s": bandwidth / 1e9, "bytes": 1 << 30}
-    own = Budget(SHARE * budget.left(), budget.clock)
+    own = Deadline(SHARE * deadline.left(), deadline.clock)
     # Without compilers first, so that a cut-off leaves a row of each kernel.
     for compiling in (False, True):
         table = "torch.compile" if compiling else "kernels"
@@ -42,7 +42,7 @@ def rows(budget: Budget) -> Iterator[Row]:
                 yield from timed_out(missed)
                 break
             yield from measured(table, make, batch, bandwidth, own.share(len(GROUPS) - at), timer)
-    yield from iterations.rows(budget)
+    yield from iterations.rows(deadline)
 
 
 def measured(

@@ -11,7 +11,7 @@ import torch
 Row = dict[str, Any]
 
 
-class Budget:
+class Deadline:
     """Seconds of a part: `left()` of them are left.
 
     Args:

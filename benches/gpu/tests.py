@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from . import facts
-from .report import Budget, Row
+from .report import Deadline, Row
 
 PROGRAMS = {"test_cuda": "ops", "test_densenet_cuda": "densenet"}  # by the folder of each
 TOOLS = "memcheck", "racecheck", "initcheck"
@@ -20,14 +20,14 @@ FLAGS = ["-O3", "-std=c++20", "-fmad=false", "-Xcompiler=-fopenmp-simd,-ffp-cont
 Run = subprocess.CompletedProcess[str]
 
 
-def rows(budget: Budget) -> Iterator[Row]:
+def rows(deadline: Deadline) -> Iterator[Row]:
     """Run all of them, one row each; none may take the time of all others."""
-    yield pytest_row(Budget(budget.left() / 2, budget.clock))
-    built, why = programs(budget)
+    yield pytest_row(Deadline(deadline.left() / 2, deadline.clock))
+    built, why = programs(deadline)
     ways = [(name, tool) for name in PROGRAMS for tool in (None, *TOOLS)]
     for at, (name, tool) in enumerate(ways):
         test = {"test": f"{name} under {tool}" if tool else name}
-        share = Budget(budget.share(len(ways) - at), budget.clock)
+        share = Deadline(deadline.share(len(ways) - at), deadline.clock)
         if name not in built:
             yield {**test, **row("failed", 0, why)}
         elif tool is None:
@@ -36,9 +36,9 @@ def rows(budget: Budget) -> Iterator[Row]:
             yield {**test, **sanitized(tool, built[name], share)}
 
 
-def run(command: list[str], budget: Budget) -> tuple[Run | None, float]:
+def run(command: list[str], deadline: Deadline) -> tuple[Run | None, float]:
     """Run a command in the time that is left; None where that was not enough, and its seconds."""
-    before = budget.left()
+    before = deadline.left()
     if before < 1:
         return None, 0.0
     try:
@@ -47,7 +47,7 @@ def run(command: list[str], budget: Budget) -> tuple[Run | None, float]:
         )
     except subprocess.TimeoutExpired:
         done = None
-    return done, before - budget.left()
+    return done, before - deadline.left()
 
 
 def row(result: str, seconds: float, told: str) -> Row:
@@ -60,13 +60,13 @@ def late(seconds: float) -> Row:
     return row("not run", seconds, "the time of this part is over")
 
 
-def pytest_row(budget: Budget) -> Row:
+def pytest_row(deadline: Deadline) -> Row:
     """``pytest -m cuda``: its last line counts; to pass, something must have run."""
     test = {"test": "pytest -m cuda"}
     if not find_spec("pytest"):
         return {**test, **row("not run", 0, "no pytest on this machine")}
     options = ["-q", "-m", "cuda", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
-    done, seconds = run([sys.executable, "-m", "pytest", *options, "tests"], budget)
+    done, seconds = run([sys.executable, "-m", "pytest", *options, "tests"], deadline)
     if done is None:
         return {**test, **late(seconds)}
     told = facts.last_line(done.stdout or done.stderr)
@@ -74,7 +74,7 @@ def pytest_row(budget: Budget) -> Row:
     return {**test, **row("passed" if passed else "failed", seconds, told)}
 
 
-def programs(budget: Budget) -> tuple[dict[str, Path], str]:
+def programs(deadline: Deadline) -> tuple[dict[str, Path], str]:
     """Build the C++ tests; returns those that there are, and why others are not there."""
     BUILD.mkdir(parents=True, exist_ok=True)
     card, nvcc = facts.architecture().replace(".", ""), str(facts.compiler())
@@ -93,7 +93,7 @@ def programs(budget: Budget) -> tuple[dict[str, Path], str]:
             for name, folder in PROGRAMS.items()
         ]
     for command in commands:
-        done, _ = run(command, budget)
+        done, _ = run(command, deadline)
         if done is None:
             return {}, "not built in time"
         if done.returncode:
@@ -111,7 +111,7 @@ def plain(found: tuple[Run | None, float]) -> Row:
     return row("failed" if done.returncode else "passed", seconds, told)
 
 
-def sanitized(tool: str, program: Path, budget: Budget) -> Row:
+def sanitized(tool: str, program: Path, deadline: Deadline) -> Row:
     """Run a C++ test under a tool of compute-sanitizer, where that is there and works."""
     sanitizer = shutil.which("compute-sanitizer") or shutil.which(
         "compute-sanitizer", path="/usr/local/cuda/bin"
@@ -119,7 +119,7 @@ def sanitized(tool: str, program: Path, budget: Budget) -> Row:
     if not sanitizer:
         return row("not run", 0, "no compute-sanitizer on this machine")
     command = [sanitizer, "--tool", tool, "--error-exitcode", str(FOUND), str(program)]
-    done, seconds = run(command, budget)
+    done, seconds = run(command, deadline)
     return late(seconds) if done is None else verdict(done, seconds)
 
 

@@ -81,7 +81,7 @@ class Rules(NamedTuple):
 
 
 def starts(rows: Rows, const: Tensor, history: int) -> dict[str, Any]:
-    """Return the fields of a :class:`DescentState` whose rows stand at their images."""
+    """Return the fields of a :class:`DescentState` whose rows are at their images."""
     zero, none = torch.zeros_like(const), torch.zeros_like(rows.index)
     ring = rows.x0.new_zeros(len(rows), history, *rows.x0.shape[1:])
     return {

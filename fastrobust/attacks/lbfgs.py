@@ -1,7 +1,7 @@
 """L-BFGS: the nearest image of the target class, by a quasi-Newton method inside the box.
 
 The search over c is that of cleverhans v2.1.0 (attacks.py, LBFGS), which the paper ran; the
-minimisation at each c stands in ``descent.py``.
+minimisation at each c is in ``box_lbfgs.py``.
 """
 
 from dataclasses import dataclass

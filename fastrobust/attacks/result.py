@@ -11,7 +11,7 @@ class AttackResult:
 
     Attributes:
         adv: (N, ...) adversarial images, like x.
-        success: (N,) bool, the verdict: the model's decision on `adv`, made after the attack in the
+        success: (N,) bool, the model's decision on `adv`, made after the attack in the
             parameters' dtype and at least float32, is the target, or is not the label.
         claimed: (N,) bool, what the attack believed by its own test on what it saw: the argmax of
             the class scores, or, where it looked at the output units of a codeword model, that of
@@ -19,7 +19,7 @@ class AttackResult:
         l2: (N,) Euclidean norm of adv - x, not squared, in x's dtype.
         linf: (N,) largest change of a pixel, in x's dtype.
         queries: (N,) int64, network evaluations of the row until it was done: each forward and each
-            backward counts one, the label's (where none was given) and the verdict's included.
+            backward counts one, those of the label (if none was given) and the decision included.
         decision: (N,) int64, the decided class of `adv`; -1 where there is none.
         invalid: (N,) bool, True where the model gave NaN: then adv is x and success is False.
         stalled: (N,) bool, True where the attack gave up since every gradient was zero.

@@ -91,7 +91,7 @@ class SignAttack(Attack[SignState]):
         """Return the last iterate, or the best one once the last has been looked at."""
         if state.best is None:
             return state.x
-        # All rows are asked about, in the shape that the steps had, and those that stand count.
+        # All rows are asked about, in the shape that the steps had; only surviving rows count.
         live = ~(state.won | state.invalid)
         if live.any():
             self._look(state, self.ask(network, state, live, gradient=False), live)

@@ -38,7 +38,7 @@ class Graphs:
         Args:
             ask: kernels on the current stream only: nothing that waits for the device.
             key: what else the answer depends on.
-            *question: tensors on one GPU; None stands for one that is not there.
+            *question: tensors on one GPU; None for one that is absent.
         """
         shapes = tuple(None if t is None else (t.shape, t.dtype) for t in question)
         found = self._captured.get((key, shapes))

@@ -103,7 +103,7 @@ class FusedDenseNet:
         return out
 
     def rows(self, x: Tensor, memory: int) -> int:
-        """Return how many images like those of x fit into so many bytes of kept state."""
+        """Return how many images like those of x fit into `memory` bytes of kept state."""
         kernel = self.kernel(x)
         while kernel.images > 1 and 4 * kernel.state(kernel.images) > memory:
             kernel = self.kernel(x[: kernel.images // 2])

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-PASSES = 8  # answers that stand for one
+PASSES = 8  # answers whose mean is one answer
 
 
 class Averaged(nn.Module):

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from .extension import kernels
 
-NO_UPPER = 1e10  # stands for "no c has succeeded yet"
+NO_UPPER = 1e10  # means that no c has succeeded yet
 
 
 @dataclass(kw_only=True)
 class CwRows:
-    """Where N rows stand; every tensor but x0 and first_success is overwritten by :func:`cw_step_`.
+    """The state of N rows; all tensors but x0 and first_success are written by :func:`cw_step_`.
 
     Attributes:
         x0: (N, ...) clean images inside the box.

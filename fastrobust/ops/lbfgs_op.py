@@ -35,7 +35,7 @@ def launch_lbfgs(
 
     Args:
         s: (N, m, ...) the last m moves of each row, float32 or float64: a ring in which move number
-            p (from 0) stands at p % m.
+            p (from 0) is at p % m.
         y: (N, m, ...) the changes of the gradient that came with them.
         rho: (N, m) 1 / s.y of each pair, over all pixels; one that is not > 0 is left out.
         pairs: (N,) int64 moves that the row has made since it forgot; the last m of them count.

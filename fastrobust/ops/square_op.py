@@ -15,7 +15,7 @@ _FIRST_SIGN = 5  # of a proposal's random numbers: those before it place windows
 
 @dataclass(kw_only=True)
 class SquareRows:
-    """Where N rows stand; the first five tensors are overwritten by :func:`square_`.
+    """The state of N rows; the first five tensors are overwritten by :func:`square_`.
 
     Attributes:
         x: (N, C, H, W), (N, H, W) or (N, W) images that the network is asked about next, float32 or
@@ -66,7 +66,7 @@ def square_(
     lo: float | None = 0.0,
     hi: float | None = 1.0,
 ) -> None:
-    """Judge the images that were asked about, then put x to the next proposals, in place.
+    """Compare the images asked about with the held ones, then put the next proposals into x.
 
     An x that is a hit, or whose loss is above the held one, is held from now on; NaN is above
     nothing, and an answer that is not valid changes nothing. Then x becomes a linf proposal of
@@ -85,8 +85,8 @@ def square_(
         hit: (N,) bool, whether x is a success.
         valid: (N,) bool, whether the answer about x counts.
         live: (N,) bool, which rows are moved; others stay as they are, whatever they hold.
-        sides: (Q, 2) int64 height and width, from 1 to H and W, of the window after so many images
-            of a run; live rows have an iteration below Q.
+        sides: (Q, 2) int64 height and width, from 1 to H and W, of the window, for each number of
+            images of a run; live rows have an iteration below Q.
         lo: lower bound of a pixel, or None.
         hi: upper bound of a pixel, or None.
 

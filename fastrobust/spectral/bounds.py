@@ -79,7 +79,7 @@ def lipschitz(
 
     The network's bound is the product over its layers, in which a dense layer h -> [h; H(h)] counts
     sqrt(1 + L^2) with the bound L of H, and a residual block h -> H(h) + S(h) the sum of both. It
-    holds for every image, and is mostly far too large; with images it stands beside a lower bound.
+    holds for every image, and is mostly far too large; with images a lower bound is measured too.
 
     Args:
         model: A Classifier, or a module whose outputs are class scores, made of known layers: the

@@ -108,7 +108,7 @@ def torus(
 def _phases(
     kernel: Tensor, axis: int, at: list[int], stride: int, coarse: int, places: list[int]
 ) -> Tensor:
-    """Split the taps of an axis, which stand `at` the input's pixels, into (phase, place)."""
+    """Split the taps of an axis, which are `at` the input's pixels, into (phase, place)."""
     if stride == 1 and at == places:
         return kernel.unsqueeze(axis)
     index = [p % stride * len(places) + places.index(p // stride % coarse) for p in at]
@@ -119,7 +119,7 @@ def _phases(
 
 
 def pair(value: Pair, name: str, least: int = 1) -> tuple[int, int]:
-    """Return (vertical, horizontal) of whole numbers, of which one stands for both."""
+    """Return (vertical, horizontal) of integers; one number is used for both."""
     both = tuple(value) if isinstance(value, Sequence) else (value, value)
     whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in both)
     if len(both) != 2 or not whole or min(both) < least:

@@ -112,7 +112,7 @@ def _right_vector(
 def _bidiagonal(
     forward: Map, backward: Map, start: Tensor
 ) -> Iterator[tuple[Tensor, float, float]]:
-    """Yield v_i and the numbers alpha_i, beta_i that stand in row i of B, for ever."""
+    """Yield v_i and the numbers alpha_i, beta_i of row i of B, without end."""
     v, u, beta = start, None, 0.0
     while True:
         u = forward(v) if u is None else forward(v) - beta * u

@@ -1,6 +1,8 @@
 """What holds for every attack, one after another; no attack is left out."""
 
 import copy
+import dataclasses
+from dataclasses import FrozenInstanceError
 
 import attack_table
 import pytest
@@ -34,11 +36,21 @@ def test_its_repr_reads_back(attack):
 
 
 @EVERY
+def test_it_never_changes(attack):
+    name = next(iter(type(attack).__dataclass_fields__))
+    with pytest.raises(FrozenInstanceError):
+        setattr(attack, name, getattr(attack, name))
+    assert {attack: 1}[dataclasses.replace(attack)] == 1  # equal attacks are one key
+
+
+@EVERY
 def test_it_has_what_other_packages_ask_for(attack):
     kind = type(attack)
     assert kind.per_row in (None, "eps", "initial_const")
     assert isinstance(kind.unbounded, bool) and kind.cost >= 0
     # What nothing bounds has no radius; FAB's eps is only where its random starts are.
+    assert isinstance(attack.stride, int) and attack.stride >= 1
+    assert isinstance(attack.uneven, bool) and isinstance(attack.ends_early, bool)
     assert kind.unbounded == (kind.per_row != "eps")
     assert set(kind.letters) <= set(kind.__dataclass_fields__)
 

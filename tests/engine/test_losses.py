@@ -123,3 +123,22 @@ def test_wrong_words_are_refused():
     for word in ("gamma", "temperature"):
         with pytest.raises(ValueError, match=f"{word} must be > 0 and finite, got 0"):
             Surrogate(Codeword(BOOK), **{word: 0.0})
+
+
+@pytest.mark.parametrize("loss", ["units-ce", objectives.UNITS_MARGIN])
+@pytest.mark.parametrize("head", ["softmax", "mse", "codeword"])
+def test_gradients_on_units_are_finite_differences(head, loss):
+    head = HEADS[head].double()
+    width = CLASSES if head.vectors is None else LENGTH
+    z, y = torch.randn(20, width).double(), torch.randint(CLASSES, (20,))
+    label = objectives.label_vectors(head, z, y, torch.ones(20))
+    label[::2] = objectives.label_vectors(head, z, y, -torch.ones(20))[::2]
+    _, dz, _ = objectives.loss_and_decision(head, z, y, loss, label)
+    step = 1e-6
+    for unit in range(width):
+        moved = step * torch.nn.functional.one_hot(torch.tensor(unit), width)
+        ends = [objectives.loss_and_decision(head, z + way, y, loss, label)[0]
+                for way in (moved, -moved)]  # fmt: skip
+        torch.testing.assert_close(
+            dz[:, unit], (ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-6
+        )

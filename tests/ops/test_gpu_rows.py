@@ -10,7 +10,7 @@ gpu_kernels = pytest.importorskip("benches.gpu.kernels", reason="benches are not
 from benches import cases
 from benches.gpu import compile_report, engine, iterations
 from benches.gpu import timer as gpu_timer
-from benches.gpu.report import Budget
+from benches.gpu.report import Deadline
 from benches.timer import Timing, interleave, ratio
 
 CPU = torch.device("cpu")
@@ -77,8 +77,8 @@ def test_what_the_time_does_not_reach_is_said(monkeypatch):
     monkeypatch.setattr(gpu_kernels, "ColdTimer", lambda: None)
     monkeypatch.setattr(gpu_kernels, "copy_bandwidth", lambda timer: 3e12)
     monkeypatch.setattr(gpu_kernels, "measured", measured)
-    monkeypatch.setattr(iterations, "rows", lambda budget: iter([{"table": "iterations"}]))
-    first, *rows, last = gpu_kernels.rows(Budget(100, lambda: now[0]))
+    monkeypatch.setattr(iterations, "rows", lambda deadline: iter([{"table": "iterations"}]))
+    first, *rows, last = gpu_kernels.rows(Deadline(100, lambda: now[0]))
     assert first["copy, GB/s"] == 3000 and last == {"table": "iterations"}
     groups = len(gpu_kernels.GROUPS)
     assert [row["op"] for row in rows] == 2 * [make.__name__ for make, _ in gpu_kernels.GROUPS]

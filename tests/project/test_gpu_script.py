@@ -103,8 +103,8 @@ def test_every_row_is_written_as_it_comes(card, tmp_path, capsys):
     out = tmp_path / "results"
     seen = []
 
-    def rows(budget):
-        assert budget.seconds == 7
+    def rows(deadline):
+        assert deadline.seconds == 7
         for row in ({"op": "decode", "ms": 0.5}, {"op": "head", "ms": 0.25}):
             yield row
             seen.append(json.loads((out / "nvidia-h100-80gb-hbm3.json").read_text()))
@@ -133,7 +133,7 @@ def test_parts_run_in_processes_of_their_own(card, tmp_path):
 
 def test_a_failed_test_is_an_exit_code(card, tmp_path):
     rows = [{"test": "pytest", "result": "failed"}, {"test": "c++", "result": "passed"}]
-    part = type("part", (), {"rows": lambda budget: rows})
+    part = type("part", (), {"rows": lambda deadline: rows})
     card.setattr(gpu.importlib, "import_module", lambda name: part)
     assert gpu.main(["--part", "tests", "--out", str(tmp_path)]) == 1
 
@@ -174,12 +174,12 @@ def test_a_table_has_every_column_of_its_rows():
 
 def test_a_budget_is_shared_and_ends():
     now = [100.0]
-    budget = report.Budget(30, lambda: now[0])
-    assert budget.share(3) == 10 and budget.share(0) == 30
+    deadline = report.Deadline(30, lambda: now[0])
+    assert deadline.share(3) == 10 and deadline.share(0) == 30
     now[0] = 120.0
-    assert budget.left() == 10
+    assert deadline.left() == 10
     now[0] = 140.0
-    assert budget.left() == 0 == budget.share(2)
+    assert deadline.left() == 0 == deadline.share(2)
 
 
 def test_what_does_not_fit_becomes_a_row():
@@ -238,18 +238,18 @@ def test_a_sanitizer_is_judged_by_its_summary(text, code, result, told):
 )
 def test_pytest_must_have_run_something(monkeypatch, code, last, result):
     done = subprocess.CompletedProcess([], code, f"...\n{last}\n", "")
-    monkeypatch.setattr(tests, "run", lambda command, budget: (done, 9.0))
-    row = tests.pytest_row(report.Budget(60))
+    monkeypatch.setattr(tests, "run", lambda command, deadline: (done, 9.0))
+    row = tests.pytest_row(report.Deadline(60))
     assert (row["result"], row["said"]) == (result, last)
 
 
 def test_all_tests_have_a_row(monkeypatch):
     """Two programs plain and under three tools, though one is not built and no tool is there."""
-    monkeypatch.setattr(tests, "pytest_row", lambda budget: {"test": "pytest"})
+    monkeypatch.setattr(tests, "pytest_row", lambda deadline: {"test": "pytest"})
     built = {"test_cuda": Path("/bin/true")}
-    monkeypatch.setattr(tests, "programs", lambda budget: (built, "not built: nvcc says no"))
+    monkeypatch.setattr(tests, "programs", lambda deadline: (built, "not built: nvcc says no"))
     monkeypatch.setattr(tests.shutil, "which", lambda name, path=None: None)
-    rows = list(tests.rows(report.Budget(60)))
+    rows = list(tests.rows(report.Deadline(60)))
     assert len(rows) == 9 and rows[1]["test"] == "test_cuda" and rows[1]["result"] == "passed"
     assert {row["said"] for row in rows[2:5]} == {"no compute-sanitizer on this machine"}
     assert {row["result"] for row in rows[5:]} == {"failed"}
@@ -257,8 +257,8 @@ def test_all_tests_have_a_row(monkeypatch):
 
 
 def test_a_command_ends_with_its_time():
-    budget = report.Budget(1.2)
-    done, seconds = tests.run(["sleep", "30"], budget)
+    deadline = report.Deadline(1.2)
+    done, seconds = tests.run(["sleep", "30"], deadline)
     assert done is None and 1 < seconds < 10
-    assert tests.run(["true"], budget)[0] is None  # less than a second is left
+    assert tests.run(["true"], deadline)[0] is None  # less than a second is left
     assert tests.plain((None, seconds))["result"] == "not run"

@@ -201,7 +201,7 @@ def test_a_cell_alone_is_what_it_is_in_its_group(name):
 
 def test_slots_are_refilled_and_keep_their_shape():
     class Counting:
-        """Each row ends after as many updates as its ticket says."""
+        """Each row ends after as many updates as its index says."""
 
         stride = 1
 
@@ -229,7 +229,7 @@ def test_slots_are_refilled_and_keep_their_shape():
                 sign=torch.ones(len(rows)), index=index, seed=0, iteration=index * 0,
                 queries=index * 0, invalid=index < 0, stalled=index < 0,
             )  # fmt: skip
-            return state, index
+            return state, 9 - index  # ticket 0 is the last to end
 
         def observe(self, state, tickets):
             return ()
@@ -239,7 +239,7 @@ def test_slots_are_refilled_and_keep_their_shape():
 
     for uneven in (False, True):
         rule = Counting(uneven)
-        assert sorted(run_continuous(rule, None, Numbers(), 4)) == [(n, n) for n in range(10)]
+        assert sorted(run_continuous(rule, None, Numbers(), 4)) == [(n, 9 - n) for n in range(10)]
         # 45 updates of rows in 4 slots; in batches of 4 they would take 3 + 7 + 9 = 19 rounds.
         assert len(rule.sizes) < 19
         assert set(rule.sizes) == ({4, 2, 1} if uneven else {4})

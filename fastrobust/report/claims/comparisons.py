@@ -164,6 +164,6 @@ def black_box(rates: Rates, view: str) -> Pairs:
     """Accuracy under transfer against that under attack on the victim itself."""
     for place in rates:
         if place.table == 6:
-            honest = view == "class" and place.column == "MIM"
-            column = PGD_ON_SCORES if honest else place.column
+            on_scores = view == "class" and place.column == "MIM"
+            column = PGD_ON_SCORES if on_scores else place.column
             yield place, Place(3, place.model, column, place.value, view)
