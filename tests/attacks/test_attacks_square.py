@@ -50,7 +50,9 @@ def net_for(pixels, seed=0):
     return numpy_attacks.Net(*(rng.normal(size=shape) for shape in shapes), "ce", np.eye(4))
 
 
-@pytest.mark.parametrize("shape", [(1, 10, 13), (3, 11, 8), (2, 1, 30), (5, 9), (40,)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 10, 13), (1, 17, 15), (3, 11, 8), (2, 1, 30), (5, 9), (40,)], ids=str
+)
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_query_is_the_rewrites(norm, shape, questions, monkeypatch):
     monkeypatch.setattr(scheduler, "_shrunk", lambda size, *_: size)
