@@ -125,13 +125,13 @@ class SharedSearches:
 
     def next_rows(self, count: int) -> tuple[Any, Tensor] | None:
         """Return fresh runs, those of images that have begun first."""
-        while len(self._queue) < count and self._next < len(self._factory.testbed):
+        while len(self._queue) < count and self._next < len(self._factory.x):
             self._open(self._next)
             self._next += 1
         runs = [self._queue.popleft() for _ in range(min(count, len(self._queue)))]
         if not runs:
             return None
-        device = self._factory.testbed.x.device
+        device = self._factory.x.device
         image = torch.tensor([run.image for run in runs], device=device)
         const = torch.tensor([run.const for run in runs], dtype=torch.float64, device=device)
         tickets = torch.arange(self._tickets, self._tickets + len(runs), device=device)
@@ -211,7 +211,7 @@ class SharedSearches:
 
     def _as_rows(self, images: list[int]) -> FinishedRows:
         """Return every search on these images as the row that would have made it alone."""
-        device = self._factory.testbed.x.device
+        device = self._factory.x.device
         searches = [(i, search) for i in images for search in self._searches.pop(i)]
         for i in images:
             del self._runs[i]
