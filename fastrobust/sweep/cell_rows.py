@@ -14,10 +14,10 @@ from .testbed import in_batches
 
 
 class CellRows:
-    """Every image of every cell: cell after cell, so that they are complete one after the other.
+    """Every image of every cell, cell after cell, so that one cell is complete after the other.
 
-    Where the cells differ in how long they run, only the longest is run, and a row is copied on its
-    way, when it has come as far as a shorter one goes.
+    If the cells differ in their number of updates, only the longest runs. A row is copied when it
+    has made as many updates as a shorter cell has.
 
     Args:
         factory: Makes the rows.
@@ -44,7 +44,7 @@ class CellRows:
         self._values = torch.tensor(values, dtype=torch.float64)
         count, cells = len(factory.x), len(values)
         self.caused = Counter(dict.fromkeys(range(cells), 0))
-        # Rows run for the last cell alone, where the others are its prefixes.
+        # If the other cells are prefixes of the last one, rows run for the last one only.
         self._first = cells - 1 if lengths else 0
         self._next, self._end = 0, (cells - self._first) * count
         self._copied = torch.zeros(cells, count, dtype=torch.bool)
@@ -70,7 +70,7 @@ class CellRows:
         return state, tickets.to(device)
 
     def observe(self, state: Any, tickets: Tensor) -> Iterator[FinishedRows]:
-        """Yield copies of the rows that have come as far as one of the shorter cells goes."""
+        """Yield copies of the rows that have made as many updates as a shorter cell has."""
         for number, length in enumerate(self._lengths[:-1]):
             rows = ((state.iteration == length) & (tickets >= 0)).nonzero().flatten()
             fresh = ~self._copied[number, tickets[rows].cpu()]
@@ -79,7 +79,7 @@ class CellRows:
                 yield self._copy(number, tickets[rows], state.take(rows))
 
     def finish(self, state: Any, tickets: Tensor) -> Iterator[FinishedRows]:
-        """Yield rows for their cell, and for the longer cells whose end they did not come to."""
+        """Yield rows for their cell, and for the longer cells if they ended early."""
         if not self._lengths:
             cell, image = self._split(tickets.cpu())
             paid = self._factory.goal.asked + (2 if self._asks_clean else 0)

@@ -1,6 +1,6 @@
-"""The rows of a group of cells under attack: how they are made, and what they are when done.
+"""Makes the rows of a group of cells, one image under attack each.
 
-``cell_rows.py`` and ``shared_search.py`` decide which rows there are.
+``cell_rows.py`` and ``shared_search.py`` decide which rows are needed, and when they are finished.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from ..engine.gradients import Oracle
 
 
 class FinishedRows(NamedTuple):
-    """Rows that an attack is done with.
+    """Rows whose attack has ended.
 
     Attributes:
         cell: (M,) int64 number of the cell in its group.

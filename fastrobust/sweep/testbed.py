@@ -22,8 +22,8 @@ class Testbed:
         x: Images (N, C, H, W) with pixels in [0, 1].
         y: True labels (N,).
         num_classes: Number of classes.
-        batch: Number of rows in every call of the network; a last batch is filled up with copies
-            of its last row, so that no result depends on how many images there are.
+        batch: Number of rows in every call of the network. A last batch is filled up with copies
+            of its last row, so that no result depends on the number of images.
         seed: Seed of targets and random starts.
     """
 
