@@ -20,8 +20,8 @@ PGD_ON_SCORES = "PGD on class scores"
 LENGTHS = (64, 256, 1024)  # beside 128, the plain name's; the paper's section 4.2
 CODED_MODELS = (f"{CODED}:64", CODED, *(f"{CODED}:{length}" for length in LENGTHS[1:]))
 COMPARED = (*MODEL_NAMES, *DEFENCE_NAMES)
-COMPARED_EPS = (0.1, 0.2)  # of the comparison: the middle and the end of the paper's grids of eps
-# Figure 1: on it lie the .03 and the .35 that the paper found.
+COMPARED_EPS = (0.1, 0.2)  # the middle and the end of the paper's grids of eps
+# Values of eps for Figure 1; they include the .03 and the .35 that the paper reports.
 PROBES = (*(round(0.01 * n, 9) for n in range(1, 6)), *(round(0.05 * n, 9) for n in range(2, 21)))
 
 FIGURE_1 = 1  # the table of the cells that the search for Figure 1 may visit
@@ -57,7 +57,7 @@ class Column:
         make: Returns the attack for a value.
         view: The view of a cell.
         like: The paper's column whose grid it takes, `name` by default.
-        values: The grid itself where the paper prints none.
+        values: The grid itself, if the paper prints none.
         parameter: Name of what varies, with `values` only.
         targeted: As in a cell.
         models: The classifiers in its rows.

@@ -181,5 +181,5 @@ def _white_box_of(cells: Iterable[Cell], all_columns: Iterable[Column]) -> list[
 
 
 def _cost(cell: Cell) -> int:
-    """Return the place of a cell in the plan: a run that is stopped has the cheap ones."""
+    """Return the sort key of a cell: cheap cells come first, for a run that is stopped."""
     return 0 if cell.parsed_attack is None else cell.parsed_attack.cost

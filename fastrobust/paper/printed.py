@@ -39,7 +39,7 @@ def _results() -> dict[tuple[int, str, str, str], dict[float | None, float]]:
 def lookup(
     table: int, data_set: str, model: str, attack: str, value: float | None = None
 ) -> float | None:
-    """Return the number the paper prints in one place, or None where it prints none.
+    """Return one number of the paper, or None if it prints none there.
 
     Args:
         table: 3 and 6 hold accuracies under untargeted attack, 4 clean accuracies, 5 and 7 success

@@ -1,7 +1,7 @@
 """Bisection for the smallest value of a parameter at which an attack succeeds on every image.
 
-It measures few of the values in its plan. The next one follows from the rates measured so far, so
-that an interrupted sweep can go on, and a report can tell the outcome.
+It measures few of the values in its plan. The next value follows from the rates measured so far, so
+that an interrupted sweep can go on, and a report can compute the outcome.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What all work on a run is given: its plan, its folder, the data files and the device."""
+"""The context of a run: its plan, its folder, the data files and the device."""
 
 import os
 from collections.abc import Collection
@@ -15,7 +15,7 @@ from .plan import Plan
 
 @dataclass(frozen=True)
 class RunContext:
-    """A plan, and where it runs. It can be given to another process.
+    """A plan, and where it runs; picklable, for helper processes.
 
     Attributes:
         plan: What to measure.

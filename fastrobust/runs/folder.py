@@ -1,12 +1,12 @@
-"""The run folder: what a sweep has measured, in files that many writers can share.
+"""The run folder: the results of a sweep, in files that several processes may write.
 
-- ``run.json``: what the run is.
+- ``run.json``: plan, data set, classifiers and software.
 - ``cells/<key>.parquet``: a row per image; the metadata describe the cell.
 - ``images/<key>.npz``: the first adversarial images of a cell, or clean ones without an attack.
 - ``failures.jsonl``: a line per failed attempt.
 
-There are no locks: a file is written under a temporary name and renamed, so that a cell whose file
-exists is complete, and two writers of one cell write the same.
+There are no locks: a file is written under a temporary name and renamed, so a cell whose file
+exists is complete, and two processes that write one cell write the same.
 """
 
 import json
@@ -65,7 +65,7 @@ class RunFolder:
         """Write run.json, or check that the folder already belongs to the same run.
 
         Args:
-            run: What the run is, JSON-able.
+            run: Content of run.json, JSON-able.
             may_change: Top-level entries that may differ in a later start.
 
         Raises:

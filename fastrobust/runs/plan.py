@@ -1,6 +1,6 @@
-"""What a sweep measures: a plan is plain data, a list of cells over one data set.
+"""The plan of a sweep: plain data, a list of cells over one data set.
 
-A cell is one number of one table: which attack (its repr), on which classifier, with which labels.
+A cell is one number of one table: an attack (its repr), a classifier and the labels.
 ``fastrobust.presets.make`` returns the paper's plans; your own plan is a JSON file of the same
 form.
 """
@@ -104,7 +104,7 @@ class Plan:
 
     Attributes:
         data_set: Name as ``data.load`` takes it.
-        preset: Name of the preset it came from, or what its author calls it.
+        preset: Name of the preset it came from, or any name.
         net: Name of the network, as ``models.by_name`` takes it.
         cells: What to measure, in the order of the tables.
         limit: Number of test images, the first ones; None for all.

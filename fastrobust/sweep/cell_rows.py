@@ -10,19 +10,21 @@ from torch import Tensor
 
 from ..engine.answers import Answer
 from .rows import FinishedRows, RowFactory
+from .testbed import in_batches
 
 
 class CellRows:
-    """Every image of every cell: cell after cell, so that they are complete one after the other.
+    """Every image of every cell, cell after cell, so that one cell is complete after the other.
 
-    Where the cells differ in how long they run, only the longest is run, and a row is copied on its
-    way, when it has come as far as a shorter one goes.
+    If the cells differ in their number of updates, only the longest runs. A row is copied when it
+    has made as many updates as a shorter cell has.
 
     Args:
         factory: Makes the rows.
         values: Each cell's value of the attack's field per row.
-        lengths: Each cell's number of updates, ascending, where that is what they differ in.
-        clean_gradient: Ask about every clean image once, where that is every row's first question.
+        lengths: Each cell's number of updates, ascending, if that is what they differ in.
+        batch: Number of rows in every call of the network.
+        clean_gradient: Compute the gradient at every clean image once, if every row begins there.
 
     Attributes:
         attack: The attack that moves the rows.
@@ -30,13 +32,19 @@ class CellRows:
     """
 
     def __init__(
-        self, factory: RowFactory, values: list[float], lengths: list[int], clean_gradient: bool
+        self,
+        factory: RowFactory,
+        values: list[float],
+        lengths: list[int],
+        batch: int,
+        clean_gradient: bool,
     ) -> None:
         self.attack, self._factory, self._lengths = factory.attack, factory, lengths
+        self._batch = batch
         self._values = torch.tensor(values, dtype=torch.float64)
-        count, cells = len(factory.testbed), len(values)
+        count, cells = len(factory.x), len(values)
         self.caused = Counter(dict.fromkeys(range(cells), 0))
-        # Rows run for the last cell alone, where the others are its prefixes.
+        # If the other cells are prefixes of the last one, rows run for the last one only.
         self._first = cells - 1 if lengths else 0
         self._next, self._end = 0, (cells - self._first) * count
         self._copied = torch.zeros(cells, count, dtype=torch.bool)
@@ -50,7 +58,7 @@ class CellRows:
         if not len(tickets):
             return None
         self._next += len(tickets)
-        device = self._factory.testbed.x.device
+        device = self._factory.x.device
         cell, image = self._split(tickets)
         image = image.to(device)
         state = self._factory.make(self.attack, image, self._values[cell].to(device))
@@ -62,7 +70,7 @@ class CellRows:
         return state, tickets.to(device)
 
     def observe(self, state: Any, tickets: Tensor) -> Iterator[FinishedRows]:
-        """Yield copies of the rows that have come as far as one of the shorter cells goes."""
+        """Yield copies of the rows that have made as many updates as a shorter cell has."""
         for number, length in enumerate(self._lengths[:-1]):
             rows = ((state.iteration == length) & (tickets >= 0)).nonzero().flatten()
             fresh = ~self._copied[number, tickets[rows].cpu()]
@@ -71,7 +79,7 @@ class CellRows:
                 yield self._copy(number, tickets[rows], state.take(rows))
 
     def finish(self, state: Any, tickets: Tensor) -> Iterator[FinishedRows]:
-        """Yield rows for their cell, and for the longer cells whose end they did not come to."""
+        """Yield rows for their cell, and for the longer cells if they ended early."""
         if not self._lengths:
             cell, image = self._split(tickets.cpu())
             paid = self._factory.goal.asked + (2 if self._asks_clean else 0)
@@ -95,14 +103,14 @@ class CellRows:
 
     def _split(self, tickets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cells and the images of tickets."""
-        count = len(self._factory.testbed)
+        count = len(self._factory.x)
         return self._first + tickets // count, tickets % count
 
     @cached_property
     def _clean_answers(self) -> Answer:
         """The answers at every clean image."""
-        factory, attack, testbed = self._factory, self.attack, self._factory.testbed
-        image = torch.arange(len(testbed), device=testbed.x.device)
+        factory, attack = self._factory, self.attack
+        image = torch.arange(len(factory.x), device=factory.x.device)
         state = factory.make(attack, image, self._values[:1].to(image.device).expand(len(image)))
         sign = state.sign if attack.climbs else -state.sign
 
@@ -114,4 +122,4 @@ class CellRows:
 
         label = () if state.label is None else (state.label,)
         self.caused[self._first] += 2 * len(image)
-        return Answer(*testbed.in_batches(state.x, ask, state.y, sign, *label))
+        return Answer(*in_batches(self._batch, ask, state.x, state.y, sign, *label))

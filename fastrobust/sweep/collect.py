@@ -14,7 +14,6 @@ from ..attacks.base import Attack
 from ..engine.gradients import Oracle
 from ..engine.scheduler import padded
 from .rows import FinishedRows
-from .testbed import Testbed
 
 
 @dataclass(frozen=True)
@@ -36,19 +35,19 @@ class _PartialCell:
     first_success: bool = False
 
 
-_COLUMNS = ("decision", "claimed", "success", "l2", "linf", "queries")
+_RESULT_COLUMNS = ("decision", "claimed", "success", "l2", "linf", "queries")
 
 
 class CellCollector:
-    """Collects the rows of a group of cells, and assesses them `testbed.batch` at a time.
+    """Collects the rows of a group of cells, and assesses them `batch` at a time.
 
     Args:
         network: The network that decides on the adversarial images.
-        attack: The attack that the cells share, but for its field per row.
-        testbed: Classifier and images.
+        attack: The attack that the cells share, except for its field per row.
+        x: Images (N, C, H, W).
+        batch: Number of rows in every call of the network.
         caused: Evaluations of the network that each cell (by its number) has caused so far. The
-            source of the rows counts them; here they apportion what the group has cost.
-        cells: Number of cells.
+            source of the rows counts them; here they apportion the cost of the group.
         common: Columns that the cells share.
         keep: Number of adversarial images to keep, the first ones.
     """
@@ -57,26 +56,26 @@ class CellCollector:
         self,
         network: Oracle,
         attack: Attack[Any],
-        testbed: Testbed,
+        x: Tensor,
+        batch: int,
         caused: Mapping[int, int],
-        cells: int,
         common: dict[str, Tensor],
         keep: int,
     ) -> None:
-        self._network, self._attack, self._testbed = network, attack, testbed
+        self._network, self._attack, self._x, self._batch = network, attack, x, batch
         self._caused, self._common, self._keep = caused, common, keep
-        self._partial = {number: _PartialCell(len(testbed)) for number in range(cells)}
+        self._partial = {number: _PartialCell(len(x)) for number in caused}
         self._waiting: list[FinishedRows] = []
         self._begun, self._charged = time.perf_counter(), network.evaluations
 
     def add(self, rows: FinishedRows) -> Iterator[tuple[int, dict[int, Measurement]]]:
         """Take finished rows; yield as :func:`~fastrobust.sweep.measure.measure` does."""
         self._waiting.append(rows)
-        while sum(len(part.cell) for part in self._waiting) >= self._testbed.batch:
-            yield self._testbed.batch, self._assess(self._testbed.batch)
+        while sum(len(part.cell) for part in self._waiting) >= self._batch:
+            yield self._batch, self._assess(self._batch)
 
     def flush(self) -> Iterator[tuple[int, dict[int, Measurement]]]:
-        """Assess the rows that are left, fewer than a batch."""
+        """Assess the remaining rows, fewer than a batch; yield as `add` does."""
         if self._waiting:
             count = sum(len(part.cell) for part in self._waiting)
             yield count, self._assess(count)
@@ -85,26 +84,26 @@ class CellCollector:
         """Assess the first `count` of the waiting rows; return the cells that they complete."""
         cells, images, states = zip(*self._waiting, strict=True)
         cell, image, state = torch.cat(cells), torch.cat(images), states[0].join(states[1:])
-        rest = torch.arange(count, len(cell), device=cell.device)
-        left = FinishedRows(cell[rest], image[rest], state.take(rest))
-        self._waiting = [left] if len(rest) else []
+        rows = torch.arange(count, len(cell), device=cell.device)
+        later = FinishedRows(cell[rows], image[rows], state.take(rows))
+        self._waiting = [later] if len(rows) else []
         cell, image = cell[:count], image[:count]
         rows = torch.arange(count, device=cell.device)
-        # A padded row is no longer valid, and so asks for nothing by itself.
-        batch, tickets = padded(state.take(rows), rows, self._testbed.batch)
-        x = self._testbed.x[image[tickets.clamp_min(0)]]
+        # A padded row is marked invalid, so it makes no queries of its own.
+        batch, tickets = padded(state.take(rows), rows, self._batch)
+        x = self._x[image[tickets.clamp_min(0)]]
         result = self._attack.assess(self._network, batch, x)
-        columns = {name: getattr(result, name)[:count] for name in (*_COLUMNS, "adv")}
+        columns = {name: getattr(result, name)[:count] for name in (*_RESULT_COLUMNS, "adv")}
         naive = columns["queries"] + self._attack.saved_queries(batch)[:count]
         stopped_early = self._attack.stopped_early(batch)[:count]
         completed = {}
         for number in cell.unique().tolist():
-            mine, partial = cell == number, self._partial[number]
-            partial.sums["naive"] += int(naive[mine].sum())
-            partial.sums["invalid"] += int(result.invalid[:count][mine].sum())
-            partial.sums["stalled"] += int(result.stalled[:count][mine].sum())
-            partial.first_success |= bool(stopped_early[mine].any())
-            self._put(partial, image[mine], {name: t[mine] for name, t in columns.items()})
+            mask, partial = cell == number, self._partial[number]
+            partial.sums["naive"] += int(naive[mask].sum())
+            partial.sums["invalid"] += int(result.invalid[:count][mask].sum())
+            partial.sums["stalled"] += int(result.stalled[:count][mask].sum())
+            partial.first_success |= bool(stopped_early[mask].any())
+            self._put(partial, image[mask], {name: t[mask] for name, t in columns.items()})
             if not partial.missing:
                 completed[number] = self._measurement(number)
         return completed
@@ -116,7 +115,7 @@ class CellCollector:
         adv = columns.pop("adv").cpu()
         for name, values in (*columns.items(), ("adv", adv[kept])):
             if name not in partial.columns:
-                count = self._keep if name == "adv" else len(self._testbed)
+                count = self._keep if name == "adv" else len(self._x)
                 partial.columns[name] = values.cpu().new_zeros((count, *values.shape[1:]))
             partial.columns[name][image[kept] if name == "adv" else image] = values.cpu()
         partial.missing -= len(image)
@@ -138,7 +137,7 @@ class CellCollector:
         return Measurement(rows, facts, images)
 
     def _charge(self, number: int) -> tuple[float, int]:
-        """Return a cell's seconds and evaluations: its share of what no cell has paid for yet."""
+        """Return a cell's seconds and evaluations: its share of those not yet charged to a cell."""
         others = [other for other in self._partial if other != number]
         caused = self._caused[number]
         share = (caused + 1) / (caused + 1 + sum(self._caused[other] for other in others))

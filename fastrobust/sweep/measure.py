@@ -73,19 +73,20 @@ def measure(
         "clean": testbed.decision,
     }
     with oracle(testbed.model, testbed.x.device) as network:
-        factory = RowFactory(
-            longest, network, testbed, goal, first_success and options.first_success
-        )
+        # An attack that leaves the model's own wrong decision may arrive at the true label.
+        suited = (goal.sign < 0) | (goal.y == testbed.y)
+        may_stop = suited & (first_success and options.first_success)
+        factory = RowFactory(longest, network, testbed.x, goal, may_stop, testbed.seed)
         values = [getattr(a, longest.per_row) if longest.per_row else 0.0 for a in attacks]
-        sharing = len(cells) > 1 or bool(factory.first_success.any())
+        sharing = len(cells) > 1 or bool(may_stop.any())
         source: CellRows | SharedSearches
         if options.shared_const and longest.per_row == "initial_const" and sharing:
             source = SharedSearches(factory, values)
         else:
             lengths = [getattr(attack, prefix) for attack in attacks] if prefix else []
-            source = CellRows(factory, values, lengths, options.clean_gradient)
+            source = CellRows(factory, values, lengths, testbed.batch, options.clean_gradient)
         collector = CellCollector(
-            network, longest, testbed, source.caused, len(cells), common, keep
+            network, longest, testbed.x, testbed.batch, source.caused, common, keep
         )
         finished = run_continuous(source.attack, network, source, testbed.batch)
         events = chain.from_iterable(collector.add(rows) for rows in finished)

@@ -9,11 +9,12 @@ class SweepOptions:
     """The optimisations of a sweep.
 
     Attributes:
-        first_success: A search that only counts successes ends at its first one, where its own test
-            is the decision, and where no label but the true one can be left by it.
-        shared_const: Searches for c that come to the same c on the same image share that run.
-        prefixes: A shorter run is the beginning of a longer one.
-        clean_gradient: All values of eps take their first step by one gradient at the clean image.
+        first_success: If only success rates are reported, a search ends at its first success,
+            provided that its own test is the decision and, if untargeted, that the label it leaves
+            is the true one.
+        shared_const: Searches that come to the same c on the same image share that run.
+        prefixes: A run of few steps is the beginning of a run of more steps.
+        clean_gradient: All values of eps share the gradient at the clean image.
     """
 
     first_success: bool = True
@@ -30,5 +31,5 @@ class SweepOptions:
         """
         known = {field.name.replace("_", "-"): field.name for field in fields(cls)}
         if unknown := sorted(set(names) - set(known)):
-            raise ValueError(f"savings must be among {', '.join(known)}, got {unknown}")
+            raise ValueError(f"without must be among {', '.join(known)}, got {unknown}")
         return cls(**{known[name]: False for name in names})

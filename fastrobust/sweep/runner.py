@@ -25,11 +25,11 @@ from .work import SweepWork, Task, identity, load_work, visits
 
 @dataclass
 class Outcome:
-    """What one start of a sweep did.
+    """The result of one start of a sweep.
 
     Attributes:
-        measured: Number of cells measured now.
-        reused: Number of cells that were there before.
+        measured: Number of cells measured by this start.
+        reused: Number of cells that the run folder held before.
         failed: One line per cell that failed, naming it.
     """
 
@@ -79,7 +79,7 @@ def run(
         with helpers(jobs, _help, context, options) as turns:
             for unit in turns.of(work.units):
                 worker.measure_unit(unit)
-        # What the helpers did is read back, and what one of them left undone is done here.
+        # Count the cells that the helpers measured, and measure those that a crash left undone.
         for unit in work.units:
             worker.measure_unit(unit)
         for task in work.tasks:
@@ -91,7 +91,7 @@ def run(
 
 
 def _help(turns: Turns, context: RunContext, options: SweepOptions) -> None:
-    """Measure units in a process of its own, silently."""
+    """Measure units in a helper process, silently."""
     work = load_work(context, options)
     with open(os.devnull, "w") as silence, track(work.total, "", silence) as progress:
         worker = Worker(work, progress)

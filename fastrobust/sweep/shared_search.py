@@ -1,12 +1,12 @@
 """Searches for c that come to the same c on the same image share that run.
 
 A search that fails at c = 0.01 goes on at 0.1, where another column of the table begins
-(cleverhans starts every step anew, so both make the very same run). Here the runs at one c are the
-rows of the batch, and every search learns from those that it needs.
+(cleverhans starts every step anew, so both make the very same run). Here a row of the batch is a
+run at one c, and every search learns from the runs that it needs.
 
-Where only successes count, a success at any c on a search's failing path ends the search: had none
-before succeeded, the search would have come there. So the c that most searches have on their paths
-goes first, and often it is the only one.
+If only successes count, a success at any c on a search's failing path ends the search: if no c
+before it succeeded, the search would have come to it. So the c on most paths is run first, and
+often it is the only one.
 """
 
 from collections import Counter, deque
@@ -24,7 +24,7 @@ from .rows import FinishedRows, RowFactory
 
 @dataclass(eq=False)
 class _ConstRun:
-    """One minimisation: one image at one c, for every search that comes there."""
+    """One minimisation: one image at one c, for every search that needs it."""
 
     image: int
     const: float
@@ -83,7 +83,7 @@ class _ConstSearch:
         self.ended = self.steps == steps or run.invalid or run.stalled
 
     def win(self, run: _ConstRun) -> None:
-        """End with a success that the search would have come to, if to none before."""
+        """End with a success that is on the failing path of the search."""
         self.won, self.ended, self.best = True, True, run
         self.steps, self.queries = 1, run.queries
 
@@ -98,7 +98,7 @@ def _failing_path(const: float, steps: int) -> list[float]:
 
 
 class SharedSearches:
-    """The runs that the searches for c of some cells need, image by image, each of them once.
+    """The runs that the searches for c of some cells need, image by image, each made once.
 
     Args:
         factory: Makes the rows.
@@ -125,13 +125,13 @@ class SharedSearches:
 
     def next_rows(self, count: int) -> tuple[Any, Tensor] | None:
         """Return fresh runs, those of images that have begun first."""
-        while len(self._queue) < count and self._next < len(self._factory.testbed):
+        while len(self._queue) < count and self._next < len(self._factory.x):
             self._open(self._next)
             self._next += 1
         runs = [self._queue.popleft() for _ in range(min(count, len(self._queue)))]
         if not runs:
             return None
-        device = self._factory.testbed.x.device
+        device = self._factory.x.device
         image = torch.tensor([run.image for run in runs], device=device)
         const = torch.tensor([run.const for run in runs], dtype=torch.float64, device=device)
         tickets = torch.arange(self._tickets, self._tickets + len(runs), device=device)
@@ -144,7 +144,7 @@ class SharedSearches:
         return iter(())
 
     def finish(self, state: Any, tickets: Tensor) -> Iterator[FinishedRows]:
-        """Tell the searches of these runs; yield the searches that end with them."""
+        """Let the searches learn from finished runs; yield the searches that end with them."""
         names = ("won", "invalid", "stalled", "queries", "best_l2", "best_f")
         facts = {name: getattr(state, name).tolist() for name in names}
         images = set()
@@ -178,7 +178,7 @@ class SharedSearches:
             queue(run)
 
     def _go_on(self, image: int, queue: Callable[[_ConstRun], None]) -> None:
-        """Let the searches on one image go as far as they can, and queue what they need then."""
+        """Advance the searches on one image as far as possible, and queue the runs they need."""
         runs, open_searches = self._runs[image], []
         for search in self._searches[image]:
             while not search.ended and (run := runs.get(search.const.item())) and run.ended:
@@ -195,7 +195,7 @@ class SharedSearches:
         open_searches = [search for search in open_searches if not self._won_ahead(image, search)]
         if open_searches and all(run.ended for run in runs.values()):
             paths = [set(self._paths[search.cell]) - runs.keys() for search in open_searches]
-            # The most useful c; of equals the largest, which succeeds most easily.
+            # The c that most searches need; among equals the largest, which succeeds most easily.
             uses = Counter(const for path in paths for const in path)
             const = max(uses, key=lambda const: (uses[const], const))
             first = next(s for s, path in zip(open_searches, paths, strict=True) if const in path)
@@ -211,7 +211,7 @@ class SharedSearches:
 
     def _as_rows(self, images: list[int]) -> FinishedRows:
         """Return every search on these images as the row that would have made it alone."""
-        device = self._factory.testbed.x.device
+        device = self._factory.x.device
         searches = [(i, search) for i in images for search in self._searches.pop(i)]
         for i in images:
             del self._runs[i]

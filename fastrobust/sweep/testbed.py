@@ -22,8 +22,8 @@ class Testbed:
         x: Images (N, C, H, W) with pixels in [0, 1].
         y: True labels (N,).
         num_classes: Number of classes.
-        batch: Number of rows in every call of the network; a last batch is filled up with copies
-            of its last row, so that no result depends on how many images there are.
+        batch: Number of rows in every call of the network. A last batch is filled up with copies
+            of its last row, so that no result depends on the number of images.
         seed: Seed of targets and random starts.
     """
 
@@ -50,28 +50,15 @@ class Testbed:
 
     def decide(self, network: Oracle, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return pre-activations, decisions and validity of any images of this shape."""
-        z, decision, valid = self.in_batches(images, lambda x: tuple(network.decide(x)))
+        z, decision, valid = in_batches(self.batch, lambda x: tuple(network.decide(x)), images)
         return z, decision, valid
 
-    def in_batches(
-        self, images: Tensor, ask: Callable[..., tuple[Tensor, ...]], *beside: Tensor
-    ) -> tuple[Tensor, ...]:
-        """Call `ask` on `batch` images at a time, with their rows of `beside`; join the answers."""
-        count, parts = len(images), []
-        for start in range(0, count, self.batch):
-            rows = torch.arange(start, start + self.batch, device=images.device)
-            kept = min(self.batch, count - start)
-            rows.clamp_(max=count - 1)
-            answer = ask(images[rows], *(other[rows] for other in beside))
-            parts.append(tuple(part[:kept] for part in answer))
-        return tuple(map(torch.cat, zip(*parts, strict=True)))
-
     def goal(self, *, targeted: bool, labels: str) -> Goal:
-        """Return what an attack shall reach on every image.
+        """Return the class that an attack must reach or leave on every image.
 
         Args:
-            targeted: A random class other than the true one.
-            labels: Otherwise any class but the model's ``"own"`` decision, or the ``"true"`` one.
+            targeted: Reach a random class other than the true one.
+            labels: Otherwise leave the model's ``"own"`` decision, or the ``"true"`` label.
         """
         z, decision, valid = self.clean
         sign, all_valid = torch.ones_like(self.y, dtype=self.x.dtype), torch.ones_like(valid)
@@ -81,3 +68,18 @@ class Testbed:
         if labels == "own":
             return Goal(decision, sign, valid, 1, z)
         return Goal(self.y, sign, all_valid, 0, z)
+
+
+def in_batches(
+    batch: int, ask: Callable[..., tuple[Tensor, ...]], *tensors: Tensor
+) -> tuple[Tensor, ...]:
+    """Call `ask` on `batch` rows of the tensors at a time; join the answers.
+
+    A last batch is filled up with copies of its last row.
+    """
+    count, parts = len(tensors[0]), []
+    for first in range(0, count, batch):
+        rows = torch.arange(first, first + batch, device=tensors[0].device).clamp_(max=count - 1)
+        answer = ask(*(tensor[rows] for tensor in tensors))
+        parts.append(tuple(part[: count - first] for part in answer))
+    return tuple(map(torch.cat, zip(*parts, strict=True)))

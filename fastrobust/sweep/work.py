@@ -60,7 +60,7 @@ class SweepWork(NamedTuple):
     total: int
 
 
-# A later start may have other cells, or other software: a cell's key says what it is.
+# A later start may have other cells or other software: each cell's key identifies its result.
 _MAY_CHANGE = ("cells", "device", "versions")
 
 
@@ -96,12 +96,12 @@ def load_work(context: RunContext, options: SweepOptions) -> SweepWork:
 
 
 def identity(cell: Cell, model: str | None) -> tuple[object, ...]:
-    """Return what the images of a cell depend on, had they been made on `model`."""
+    """Return what the adversarial images of a cell depend on, if `model` is attacked."""
     return cell.attack, model, cell.targeted, cell.labels
 
 
 def group_of(cell: Cell) -> str | None:
-    """Return what the cells of a group have in common: the attack without what may vary."""
+    """Return the attack that the cells of a group share: its repr without what may vary."""
     attack: Any = cell.parsed_attack
     if attack is None:
         return None
@@ -109,7 +109,7 @@ def group_of(cell: Cell) -> str | None:
 
 
 def may_stop_early(cell: Cell, testbed: Testbed) -> bool:
-    """Whether a cell's searches may end at their first success: it changes distances alone."""
+    """Whether a cell's searches may end at their first success, which changes only distances."""
     attack = cell.parsed_attack
     if attack is None or cell.source is not None or cell.distances:
         return False
@@ -123,7 +123,7 @@ def tasks_of(
     models: Mapping[str, Any],
     options: SweepOptions,
 ) -> list[Task]:
-    """Key every cell by what is measured, not by where it is shown: two tables may share one."""
+    """Return a task per cell. Cells of two tables that measure the same have the same key."""
     images = len(test.y_test[: plan.limit])
     sources = {identity(cell, cell.source) for cell in plan.cells if cell.source}
     slow = {identity(cell, cell.model) for cell in plan.cells if cell.distances} | sources
@@ -188,7 +188,7 @@ def units_of(tasks: Iterable[Task]) -> list[list[Task]]:
 
 
 def visits(unit: list[Task]) -> int:
-    """Return how many cells of a unit are measured, of a bisection as many as it may need."""
+    """Return the number of cells of a unit that are measured, at most if it is a bisection."""
     return len(unit).bit_length() if unit[0].cell.probe else len(unit)
 
 

@@ -70,7 +70,7 @@ def train_missing(
 
 
 def _help(turns: Turns, context: RunContext, epochs: int | None, names: Sequence[str]) -> None:
-    """Train in a process of its own, silently."""
+    """Train in a helper process, silently."""
     _train(context, epochs, turns.of(names))
 
 

@@ -1,6 +1,6 @@
-"""Processes that share a list of work: how networks too small to share their layers use all cores.
+"""Processes that share a list of work, for networks too small to use several threads well.
 
-The calling process works too, so that it has something to do while the others start.
+The calling process works too, also while the others start.
 """
 
 import multiprocessing
@@ -47,7 +47,7 @@ def helpers(jobs: int, work: Callable[..., None], *arguments: Any) -> Iterator[T
         The turns, for the items that this process takes.
 
     Warns:
-        UserWarning: A process has crashed. The items that it had taken may be undone.
+        UserWarning: A process has crashed. The items that it took may be undone.
     """
     turns = Turns()
     threads = max(1, torch.get_num_threads() // jobs)

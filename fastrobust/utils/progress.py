@@ -9,17 +9,17 @@ from typing import Protocol, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-SECONDS_BETWEEN_LINES = 5.0  # a log of an hour stays below a thousand lines
+SECONDS_BETWEEN_LINES = 5.0  # a log of an hour has less than a thousand lines
 
 
 class Tracker(Protocol):
-    """Takes the progress of some work."""
+    """Shows the progress of some work."""
 
     def advance(self, n: int = 1) -> None:
         """Count `n` more units as done."""
 
     def note(self, text: str) -> None:
-        """Show in a few words what is under way."""
+        """Show in a few words what is being done."""
 
 
 class _Bar:
@@ -37,7 +37,7 @@ class _Bar:
 
 
 class _Lines:
-    """A line every few seconds, and a last one."""
+    """Prints a line every few seconds, and one at the end."""
 
     def __init__(self, stream: TextIO, total: int, description: str) -> None:
         self._stream, self._total, self._description = stream, total, description

@@ -112,7 +112,7 @@ NET_40 = "fastrobust.models:densenet"
             "'--tables': must be numbers separated by commas, got '3;5'",
         ),
         (["paper", "--tables", "10"], "tables must be among (1, 3, 4, 5, 6, 7, 8, 9), got [10]"),
-        (["paper", "--without", "speed"], "savings must be among first-success, shared-const"),
+        (["paper", "--without", "speed"], "without must be among first-success, shared-const"),
         (["paper", "--preset", "slow"], "preset must be one of ('paper', 'quick', 'cpu')"),
         (["paper", "--evaluate", "hard"], "'--evaluate': must be one of quick, standard, thorough"),
         (["paper", "--attacks", "Pgd"], "attacks must be among BIM, CWL2, "),

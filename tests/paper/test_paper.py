@@ -21,9 +21,9 @@ def test_all_numbers_are_there():
     assert all(0 <= result <= 1 for record in records() for result in record["results"])
 
 
-# Read off the printed tables by eye, one from each block.
+# Read from the printed tables by eye, one from each block.
 @pytest.mark.parametrize(
-    ("place", "printed"),
+    ("key", "printed"),
     [
         ((3, "cifar10", "O:SOFTMAX:CE", "CWL2", 0.01), 0.022),
         ((3, "mnist", "R:TANH:MSE", "MIM", 0.2), 0.973),
@@ -37,12 +37,12 @@ def test_all_numbers_are_there():
         ((7, "fashion_mnist", "R:TANH:MSE", "modified CWL2", 1.0), 0.829),
     ],
 )
-def test_lookup(place, printed):
-    assert paper.lookup(*place) == printed
+def test_lookup(key, printed):
+    assert paper.lookup(*key) == printed
 
 
 @pytest.mark.parametrize(
-    "place",
+    "key",
     [
         (3, "digits", "R:TANH:MSE", "MIM", 0.2),
         (3, "mnist", "R:TANH:MSE", "MIM", 0.3),
@@ -50,8 +50,8 @@ def test_lookup(place, printed):
         (5, "mnist", "O:LINEAR:MSE", "MIM", 0.1),
     ],
 )
-def test_nothing_printed(place):
-    assert paper.lookup(*place) is None
+def test_nothing_printed(key):
+    assert paper.lookup(*key) is None
 
 
 def test_grids():

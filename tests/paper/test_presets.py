@@ -10,7 +10,7 @@ from fastrobust.train.classifiers import MODEL_NAMES
 
 
 def printed(data_set):
-    """Every number the paper prints for a data set: its place, read from the records alone."""
+    """Yield table, model, column and value of every number that the paper prints for a data set."""
     text = resources.files("fastrobust.paper").joinpath("tables.json").read_text()
     for record in json.loads(text)["rows"]:
         if record["data_set"] == data_set:
@@ -22,11 +22,11 @@ def printed(data_set):
 @pytest.mark.parametrize("data_set", paper.DATA_SETS)
 def test_every_number_of_the_paper_has_one_cell(preset, data_set):
     cells = presets.make(preset, data_set).cells
-    places = [(c.table, c.model, c.column, c.value) for c in cells if c.view == "paper"]
+    keys = [(c.table, c.model, c.column, c.value) for c in cells if c.view == "paper"]
     wanted = list(printed(data_set))
     assert len(wanted) == 161
-    assert [places.count(place) for place in wanted] == [1] * 161
-    looked_up = [p for p in places if paper.lookup(p[0], data_set, *p[1:]) is not None]
+    assert [keys.count(key) for key in wanted] == [1] * 161
+    looked_up = [k for k in keys if paper.lookup(k[0], data_set, *k[1:]) is not None]
     assert sorted(looked_up, key=str) == sorted(wanted, key=str)
 
 

@@ -6,7 +6,7 @@ GRID = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 
 
 def search(values, rate):
-    """Follow `next_probe` to its end: what it measured, in order."""
+    """Follow `next_probe` to its end; return the rates measured, in order."""
     known = {}
     while (value := next_probe(values, known)) is not None:
         assert value in values and value not in known
@@ -22,7 +22,7 @@ def scan(values, rate):
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 24])
 def test_it_finds_what_a_scan_finds(size):
     values = [round(0.05 * n, 9) for n in range(1, size + 1)]
-    for first in range(size + 1):  # the first whole value; size: none is
+    for first in range(size + 1):  # index of the first value with rate 1; size if there is none
 
         def rate(value, first=first):
             return 1.0 if first < size and value >= values[first] else 0.98

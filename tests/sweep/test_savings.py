@@ -24,7 +24,7 @@ COUNT = 23
 
 
 def small_testbed(head="codeword", batch=8):
-    """A small classifier in float64, so that the batch moves nothing that shows."""
+    """A small classifier in float64, where the batch size changes no result that is compared."""
     torch.manual_seed(0)
     book = fr.Codebook.random(4, 16, key="savings")
     heads = {
@@ -109,7 +109,7 @@ def test_options_change_no_decision_and_no_rate(name, head):
         # The rate: which decisions are right, or which targets are reached.
         assert ((a["decision"] == a["label"]) == (b["decision"] == b["label"])).all()
         np.testing.assert_array_equal(a["success"], b["success"])
-        if not cell.targeted and cell.labels == "own":  # wrong ones do not stop early
+        if not cell.targeted and cell.labels == "own":  # those on wrong decisions do not stop early
             np.testing.assert_array_equal(a["decision"][~right], b["decision"][~right])
         if not other.facts["first_success"]:
             for column in ("decision", "claimed", "queries"):
@@ -136,7 +136,7 @@ def test_each_option_is_switched_off_by_its_name():
     assert SweepOptions.without(("first-success", "prefixes")) == SweepOptions(
         first_success=False, prefixes=False
     )
-    with pytest.raises(ValueError, match=r"savings must be among first-success, .*got \['all'\]"):
+    with pytest.raises(ValueError, match=r"without must be among first-success, .*got \['all'\]"):
         SweepOptions.without(("all",))
 
 
@@ -153,7 +153,7 @@ def test_a_search_whose_test_is_not_the_decision_does_not_stop_early():
 
 
 def test_a_search_that_leaves_a_wrong_decision_does_not_stop_early():
-    """Its first success may be the true label, where its nearest is another class."""
+    """The first success may be the true label, the nearest one another class."""
     line = nn.Linear(1, 3).double()  # class 0 above 0.5, class 1 below 0.4, class 2 between
     line.weight.data = torch.tensor([[10.0], [-10.0], [0.0]]).double()
     line.bias.data = torch.tensor([-5.0, 4.0, 0.0]).double()
@@ -167,7 +167,7 @@ def test_a_search_that_leaves_a_wrong_decision_does_not_stop_early():
 
 
 def exact(name):
-    """A line search may need another trial where a sum is rounded otherwise."""
+    """Columns that must be equal; rounding may cost a line search another trial."""
     return ("decision", "claimed", "success", *(["queries"] if name != "lbfgs" else []))
 
 
@@ -201,7 +201,7 @@ def test_a_cell_alone_is_what_it_is_in_its_group(name):
 
 def test_slots_are_refilled_and_keep_their_shape():
     class Counting:
-        """Each row ends after as many updates as its index says."""
+        """Ends each row after as many updates as its index says."""
 
         stride = 1
 
@@ -217,10 +217,10 @@ def test_slots_are_refilled_and_keep_their_shape():
 
     class Numbers:
         def __init__(self):
-            self.left = list(range(10))
+            self.waiting = list(range(10))
 
         def next_rows(self, count):
-            rows, self.left = self.left[:count], self.left[count:]
+            rows, self.waiting = self.waiting[:count], self.waiting[count:]
             if not rows:
                 return None
             index = torch.tensor(rows)

@@ -31,7 +31,7 @@ def run(tmp_path):
 
 
 def rows_of(out):
-    """Return every row of every cell, which is what any table is made of."""
+    """Return every row of every cell; all tables are made of them."""
     return {
         result.key: {name: column.tolist() for name, column in result.rows.items()}
         for result in results.read(out).results
@@ -114,13 +114,13 @@ def test_evaluations_are_counted(run, tmp_path):
         for result in results.read(folder).results:
             facts, cell = result.facts, result.cell
             assert facts["naive"] == result.rows["queries"].sum()
-            if cell.column == "MIM":  # 3 forward and backward, 1 forward for the verdict
+            if cell.column == "MIM":  # 3 forward and backward, 1 forward for the decision
                 assert facts["naive"] == 18 * 7
             assert facts["invalid"] == 0 and facts["seconds"] >= 0
             key = (folder, cell.column, cell.model)
             executed[key] = executed.get(key, 0) + facts["executed"]
     for model in ("O:SOFTMAX:CE", "R:TANH:MSE"):
-        # 36 rows of two cells are judged in 6 batches of 7; 18 images are in 3.
+        # 36 rows of two cells are assessed in 6 batches of 7, 18 images in 3.
         assert executed[out, "FGSM", model] == 3 * 7 * 2 + 6 * 7
         assert executed[plain, "FGSM", model] == 6 * 7 * 2 + 6 * 7
         assert executed[out, "clean", model] == 18
@@ -161,7 +161,7 @@ def test_another_run_is_refused(run):
         words = rf"hold this same run, but .*its plan\.{name} is \d+, not {value}"
         with pytest.raises(StoreError, match=words):
             runner.run(replace(plan, **{name: value}), out)
-    # Fewer or more cells of the same run are welcome.
+    # The same run may have fewer or more cells.
     assert runner.run(replace(plan, cells=plan.cells[:3]), out).reused == 3
     assert len(results.read(out).results) == 3
 
@@ -182,11 +182,11 @@ def test_attacks_search_in_bfloat16_and_float32_decides(run, monkeypatch):
     ours, others = results.read(out), results.read(exact)
     assert ours.plan.precision == "bf16" and others.plan.precision == "fp32"
     assert not {r.key for r in ours.results} & {r.key for r in others.results}
-    for mine, other in zip(ours.results, others.results, strict=True):
-        if mine.cell.attack is None:
-            np.testing.assert_array_equal(mine.rows["decision"], other.rows["decision"])
+    for rounded, other in zip(ours.results, others.results, strict=True):
+        if rounded.cell.attack is None:
+            np.testing.assert_array_equal(rounded.rows["decision"], other.rows["decision"])
         else:
-            assert abs(mine.rate.value - other.rate.value) <= 2 / 18
+            assert abs(rounded.rate.value - other.rate.value) <= 2 / 18
     assert "Attacks ran in bf16" in writer.write(out).page.read_text()
     assert "Attacks ran in" not in writer.write(exact).page.read_text()
     with pytest.raises(StoreError, match=r"hold this same run, but .*its plan\.precision is"):

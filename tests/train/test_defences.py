@@ -72,7 +72,7 @@ def test_the_heads_learn_digits(path, name):
 
 
 def start_of(seed, epoch):
-    """The seed of an epoch's random starts, written again."""
+    """The seed of an epoch's random starts, computed independently."""
     return int.from_bytes(hashlib.sha256(f"{seed} attack {epoch}".encode()).digest()[:4], "little")
 
 
@@ -115,7 +115,7 @@ def test_one_step_is_that_of_the_attacked_images(few, path):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What each batch was before the attack, what was trained on, and how the attack was asked."""
+    """Each batch before the attack, the images trained on, and the arguments of the attack."""
     batches = {"clean": [], "trained": [], "asked": []}
     augment, pre_activation, run = training.augment, Classifier.pre_activation, attacks.PGD.run
 
@@ -210,7 +210,7 @@ def test_the_state_of_a_training_under_another_attack_is_refused(few, path):
 
 
 def strong_and_weak(count, seed):
-    """Two classes: a bright half that is right nine times of ten, faint pixels that always are.
+    """Two classes: a bright half that predicts nine of ten labels, faint pixels that predict all.
 
     The data of Tsipras et al. 2019 (arXiv 1805.12152, section 2.1) as images: a step of 0.1 turns
     every faint pixel round, and leaves the halves apart.

@@ -1,4 +1,4 @@
-"""Training: repeatable, resumable to the bit, and loud when it does not work."""
+"""Training is repeatable, resumes to the same bits, and reports when it does not work."""
 
 import math
 import os
@@ -52,7 +52,7 @@ def weights(path):
 
 @pytest.fixture
 def one_thread():
-    """What the command line trains digits with: the weights depend on the number."""
+    """The command line trains digits with one thread; the weights depend on the number."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -104,7 +104,7 @@ def test_one_cycle_is_that_of_torch():
         schedule.step()
 
 
-def test_same_seed_same_weights_and_nobody_elses_random_numbers(few, tmp_path):
+def test_same_seed_same_weights_and_global_generators_untouched(few, tmp_path):
     a, b, c = (tmp_path / name for name in "abc")
     torch.manual_seed(1)
     random = torch.get_rng_state()
@@ -396,4 +396,4 @@ def test_bfloat16_trains_float32_weights_much_like_float32(few, tmp_path):
         weights.append(model.net.linear.weight.detach())
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
     gap = float((weights[1] - weights[0]).norm() / weights[0].norm())
-    assert 1e-4 < gap < 0.2  # autocast was there, and did no harm
+    assert 1e-4 < gap < 0.2  # autocast was on, and the weights are close

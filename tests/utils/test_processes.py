@@ -11,7 +11,7 @@ def crash(turns):
     os._exit(3)
 
 
-def test_alone_all_items_are_mine():
+def test_a_single_process_gets_every_item():
     with helpers(1, crash) as turns:
         assert list(turns.of("abc")) == list("abc")
 
