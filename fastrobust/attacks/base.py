@@ -32,8 +32,6 @@ class Attack(AttackRule[S]):
     evaluates back to an equal attack, as does :func:`from_repr`.
     """
 
-    clip: tuple[float, float] | None
-
     def __post_init__(self) -> None:
         """Check every field and give it its plain type, so that equal attacks have one repr."""
         kind: Any = type(self)
@@ -116,7 +114,7 @@ class Attack(AttackRule[S]):
             start = checks.like(start, x, "start")
         with oracle(model, x.device) as network:
             if not len(x):
-                return _empty(x)
+                return AttackResult.empty(x)
             # A clone: tensors made in inference mode cannot take part in autograd. A half-precision
             # image moves in float32, and is rounded once, before the decision.
             x0 = x.to(torch.promote_types(x.dtype, torch.float32), copy=True).contiguous()
@@ -202,15 +200,6 @@ class Attack(AttackRule[S]):
         state.invalid |= ~goals.valid
         return state
 
-    def check_box(self, x: Tensor) -> None:
-        """Raise ValueError where images (N, ...) lie outside the box."""
-        box = self.clip
-        if box is not None and len(x) and (float(x.min()) < box[0] or float(x.max()) > box[1]):
-            raise ValueError(
-                f"x must lie in the box {box}, got {float(x.min()):.6g} to {float(x.max()):.6g}; "
-                "normalisation belongs inside the model, clip=None is for no box at all"
-            )
-
     def assess(self, network: Oracle, state: S, x: Tensor) -> AttackResult:
         """Return the result of rows that are done; `x` (N, ...) are the caller's images.
 
@@ -252,11 +241,3 @@ def from_repr(text: str) -> Attack[Any]:
 def by_title() -> dict[str, type[Attack[Any]]]:
     """Return the classes of all attacks, a caller's own too, by the name that tables show."""
     return {kind.title or name: kind for name, kind in kinds(Attack).items()}
-
-
-def _empty(x: Tensor) -> AttackResult:
-    flags = torch.zeros(0, dtype=torch.bool, device=x.device)
-    sizes, counts = x.new_zeros(0), flags.long()
-    return AttackResult(
-        x.detach().clone(), flags, flags, sizes, sizes, counts, counts, flags, flags
-    )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -34,3 +35,10 @@ class AttackResult:
     decision: Tensor
     invalid: Tensor
     stalled: Tensor
+
+    @classmethod
+    def empty(cls, x: Tensor) -> "AttackResult":
+        """Return the result for no images, x (0, ...)."""
+        flags = torch.zeros(0, dtype=torch.bool, device=x.device)
+        sizes, counts, adv = x.new_zeros(0), flags.long(), x.detach().clone()
+        return cls(adv, flags, flags, sizes, sizes, counts, counts, flags, flags)

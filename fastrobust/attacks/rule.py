@@ -35,6 +35,7 @@ class AttackRule(Generic[S]):
     title: ClassVar[str] = ""  # name in tables; by default the name of the class
     # Letters of parameters in tables, as in the paper's Table 1.
     letters: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    clip: tuple[float, float] | None
     targets: int = 0  # rival classes to go for one after another
 
     def init(self, rows: Rows) -> S:
@@ -115,6 +116,15 @@ class AttackRule(Generic[S]):
     def cautions(self, network: Oracle, state: S) -> list[str]:
         """Return what a direct caller should be warned of."""
         return []
+
+    def check_box(self, x: Tensor) -> None:
+        """Raise ValueError where images (N, ...) lie outside the box."""
+        box = self.clip
+        if box is not None and len(x) and (float(x.min()) < box[0] or float(x.max()) > box[1]):
+            raise ValueError(
+                f"x must lie in the box {box}, got {float(x.min()):.6g} to {float(x.max()):.6g}; "
+                "normalisation belongs inside the model, clip=None is for no box at all"
+            )
 
     def require(self, sign: Tensor) -> None:
         """Raise ValueError where the rows' directions (N,), 1 away and -1 towards, do not suit."""
