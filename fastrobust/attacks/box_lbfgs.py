@@ -108,7 +108,7 @@ def restart(state: DescentState, rows: Tensor) -> None:
 def descend(
     state: DescentState, loss: Tensor, grad: Tensor, hit: Tensor, counts: Tensor, rules: Rules
 ) -> Tensor:
-    """Judge the trial points and choose the next ones, in place.
+    """Compare the trial points with the rules and choose the next ones, in place.
 
     Args:
         state: rows that have been asked about at `x`.
@@ -179,11 +179,11 @@ def _remember(state: DescentState, grad: Tensor, moved: Tensor) -> None:
     s, y = state.x - state.point, grad - state.grad
     product = dot(s, y)
     keep = moved & (product > torch.finfo(s.dtype).eps * dot(y, y))
-    rows, place = torch.arange(len(s), device=s.device), state.pairs % state.rho.shape[1]
+    rows, slot = torch.arange(len(s), device=s.device), state.pairs % state.rho.shape[1]
     new = (state.shifts, s), (state.bends, y), (state.rho, (1 / product).to(s.dtype))
     for ring, value in new:
-        old = ring[rows, place]
-        ring[rows, place] = torch.where(beside(keep, old), value, old)
+        old = ring[rows, slot]
+        ring[rows, slot] = torch.where(beside(keep, old), value, old)
     state.pairs += keep
 
 

@@ -14,7 +14,7 @@ S = TypeVar("S", bound=State)
 _NO_SUCCESS_YET = 1e9
 
 
-def bisect(found: Tensor, const: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, ...]:
+def bisect(succeeded: Tensor, const: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, ...]:
     """Return the next c of each row and the bounds around it, as cleverhans v2.1.0 searches.
 
     After a success c is halved towards the greatest that failed. After a failure it is 10 times as
@@ -22,7 +22,7 @@ def bisect(found: Tensor, const: Tensor, lower: Tensor, upper: Tensor) -> tuple[
     attacks_tf.py of cleverhans; there, ten or more steps spend the last one at `upper` again.)
 
     Args:
-        found: (N,) bool, whether c led to a success.
+        succeeded: (N,) bool, whether c led to a success.
         const: (N,) that c.
         lower: (N,) greatest c that failed, 0 at first.
         upper: (N,) least c that succeeded, 1e10 at first.
@@ -30,10 +30,10 @@ def bisect(found: Tensor, const: Tensor, lower: Tensor, upper: Tensor) -> tuple[
     Returns:
         (N,) each: const, lower, upper.
     """
-    upper = torch.where(found, torch.minimum(upper, const), upper)
-    lower = torch.where(found, lower, torch.maximum(lower, const))
+    upper = torch.where(succeeded, torch.minimum(upper, const), upper)
+    lower = torch.where(succeeded, lower, torch.maximum(lower, const))
     middle = (lower + upper) / 2
-    beyond = torch.where(found, const, const * 10)
+    beyond = torch.where(succeeded, const, const * 10)
     return torch.where(upper < _NO_SUCCESS_YET, middle, beyond), lower, upper
 
 

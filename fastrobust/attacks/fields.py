@@ -160,9 +160,9 @@ def read(text: str, base: type) -> Any:
         ) from None
     if name not in known:
         raise ValueError(f"an attack must be one of {', '.join(sorted(known))}, got {name!r}")
-    own = [field.name for field in fields(known[name])]
-    if unknown := sorted(named.keys() - set(own)):
-        raise TypeError(f"{name} must have fields among {', '.join(own)}, got {unknown[0]!r}")
+    names = [field.name for field in fields(known[name])]
+    if unknown := sorted(named.keys() - set(names)):
+        raise TypeError(f"{name} must have fields among {', '.join(names)}, got {unknown[0]!r}")
     return known[name](*values, **named)
 
 

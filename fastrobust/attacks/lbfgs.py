@@ -129,8 +129,8 @@ class LBFGS(SearchRule[LBFGSState], Attack[LBFGSState]):
         answer = self.ask(network, state, live)
         if self.view == "units":
             assert state.label is not None
-            own = largest_unit(network.head, answer.z, state.label)
-            answer = answer._replace(decision=torch.where(own, state.y, -1))
+            reached = largest_unit(network.head, answer.z, state.label)
+            answer = answer._replace(decision=torch.where(reached, state.y, -1))
         self.advance(state, answer, live)
 
     def advance(self, state: LBFGSState, answer: Answer, live: Tensor) -> None:

@@ -20,8 +20,8 @@ class Windows(NamedTuple):
     """A window in each of N images of H x W pixels.
 
     Attributes:
-        down: (N, H) int64 place of each row of pixels in the window, 0 for its first one.
-        across: (N, W) int64 place of each column.
+        down: (N, H) int64 position of each row of pixels in the window, 0 for its first one.
+        across: (N, W) int64 position of each column.
         tall: (N,) int64 height of the window.
         wide: (N,) int64 width of the window.
     """
@@ -121,7 +121,7 @@ def tiles(height: int, width: int) -> tuple[int, int, int]:
     return side, height // side, width // side
 
 
-def _halves(place: Tensor, size: Tensor, cut: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _halves(position: Tensor, size: Tensor, cut: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cut windows along an axis in two where `cut` (N,) says so.
 
     Returns:
@@ -129,10 +129,10 @@ def _halves(place: Tensor, size: Tensor, cut: Tensor) -> tuple[Tensor, Tensor, T
         first one, -1 in the other.
     """
     half, size, cut = (size // 2)[:, None], size[:, None], cut[:, None]
-    first = ~cut | (place < half)
+    first = ~cut | (position < half)
     start = torch.where(first, 0, half)
     end = torch.where(cut & first, half, size)
-    return (place - (start + end) // 2).abs(), end - start, torch.where(first, 1, -1)
+    return (position - (start + end) // 2).abs(), end - start, torch.where(first, 1, -1)
 
 
 @cache

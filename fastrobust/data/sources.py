@@ -84,26 +84,26 @@ def _digits() -> dict[str, Any]:
     }
 
 
-def _torchvision(class_name: str, place: str, root: Path) -> dict[str, Any]:
-    """Read both splits by the class of torchvision.datasets that looks in root / place."""
+def _torchvision(class_name: str, folder: str, root: Path) -> dict[str, Any]:
+    """Read both splits by the class of torchvision.datasets that looks in root / folder."""
     from torchvision import datasets
 
     read = getattr(datasets, class_name)
     with ExitStack() as stack:
         source = root
-        packed = sorted((root / place).glob("*-ubyte.gz"))
-        if packed and not list((root / place).glob("*-ubyte")):
+        packed = sorted((root / folder).glob("*-ubyte.gz"))
+        if packed and not list((root / folder).glob("*-ubyte")):
             # As published the files are compressed, and torchvision reads only unpacked ones.
             source = Path(stack.enter_context(TemporaryDirectory()))
-            (source / place).mkdir(parents=True)
+            (source / folder).mkdir(parents=True)
             for file in packed:
-                with gzip.open(file) as closed, open(source / place / file.stem, "wb") as opened:
+                with gzip.open(file) as closed, open(source / folder / file.stem, "wb") as opened:
                     shutil.copyfileobj(closed, opened)
         try:
             train, test = (read(source, train=train, download=False) for train in (True, False))
         except RuntimeError:
             raise FileNotFoundError(
-                f"{class_name} must be in {(root / place).resolve()}, got no complete set of its "
+                f"{class_name} must be in {(root / folder).resolve()}, got no complete set of its "
                 f"files there; torchvision.datasets.{class_name}({str(root)!r}, download=True) "
                 "puts them there, or set FASTROBUST_DATA to the folder that has them"
             ) from None

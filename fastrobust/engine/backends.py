@@ -107,12 +107,12 @@ def _kept(backend: Backend, x: Tensor) -> int:
 @contextmanager
 def _tensor_cores(allowed: bool) -> Iterator[None]:
     """Whether float32 products on a GPU may round their operands to TF32."""
-    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
-    before = [place.allow_tf32 for place in places]
-    for place in places:
-        place.allow_tf32 = allowed
+    switches: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = allowed
     try:
         yield
     finally:
-        for place, flag in zip(places, before, strict=True):
-            place.allow_tf32 = flag
+        for switch, flag in zip(switches, before, strict=True):
+            switch.allow_tf32 = flag

@@ -41,15 +41,15 @@ class Graphs:
             *question: tensors on one GPU; None for one that is absent.
         """
         shapes = tuple(None if t is None else (t.shape, t.dtype) for t in question)
-        found = self._captured.get((key, shapes))
-        if found is None:
-            found = self._captured[key, shapes] = _capture(ask, question)
-        for place, tensor in zip(found.question, question, strict=True):
-            if place is not None and tensor is not None:
-                place.copy_(tensor)
-        found.graph.replay()
-        own = (tensor.clone() for tensor in found.answer)
-        return type(found.answer)(*own)  # type: ignore[return-value]
+        captured = self._captured.get((key, shapes))
+        if captured is None:
+            captured = self._captured[key, shapes] = _capture(ask, question)
+        for memory, tensor in zip(captured.question, question, strict=True):
+            if memory is not None and tensor is not None:
+                memory.copy_(tensor)
+        captured.graph.replay()
+        copies = (tensor.clone() for tensor in captured.answer)
+        return type(captured.answer)(*copies)  # type: ignore[return-value]
 
 
 def _capture(ask: Callable[..., A], question: tuple[Tensor | None, ...]) -> _Captured:

@@ -30,10 +30,10 @@ def unsuited(net: nn.Module, precision: str = "fp32") -> str | None:
             module.running_mean is None or module.weight is None
         ):
             return f"a norm without statistics or weights of its own at {where}"
-    wish: dict[str, Any] = net.arguments
-    built, found = _as_built(**{**wish, "layers": tuple(wish["layers"])}), _anatomy(net)
-    for name in {**built, **found}:
-        if found.get(name) != built.get(name):
+    arguments: dict[str, Any] = net.arguments
+    built, present = _as_built(**{**arguments, "layers": tuple(arguments["layers"])}), _anatomy(net)
+    for name in {**built, **present}:
+        if present.get(name) != built.get(name):
             return f"other modules than it was built of at {name}"
     for name, tensor in net.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype is not torch.float32:
@@ -68,12 +68,12 @@ def _as_built(**arguments: Any) -> dict[str, str]:
 
 def shape_of(net: DenseNet) -> DenseNetShape:
     """Return what a DenseNet is built of."""
-    wish: dict[str, Any] = net.arguments
+    arguments: dict[str, Any] = net.arguments
     transitions: Any = net.transitions
-    channels = [wish["init_channels"], *(t[0].conv.out_channels for t in transitions)]
+    channels = [arguments["init_channels"], *(t[0].conv.out_channels for t in transitions)]
     return DenseNetShape(
-        wish["layers"], channels, wish["growth"], wish["bottleneck"],
-        wish["in_channels"], wish["num_outputs"],
+        arguments["layers"], channels, arguments["growth"], arguments["bottleneck"],
+        arguments["in_channels"], arguments["num_outputs"],
     )  # fmt: skip
 
 

@@ -117,8 +117,8 @@ class FusedDenseNet:
             TypeError: x is not float32.
         """
         if x.dtype is not torch.float32:
-            found = str(x.dtype).removeprefix("torch.")
-            raise TypeError(f"images must be float32 like the network, got {found}")
+            dtype = str(x.dtype).removeprefix("torch.")
+            raise TypeError(f"images must be float32 like the network, got {dtype}")
         channels = self.net.arguments["in_channels"]
         if x.dim() != 4 or x.shape[1] != channels:
             raise ValueError(

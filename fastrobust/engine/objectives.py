@@ -109,10 +109,10 @@ def largest_unit(head: Head, z: Tensor, label: Tensor, bonus: Tensor | float = 0
 
     The literal success test of cleverhans v2.1.0 (attacks_tf.py, CarliniWagnerL2, compare).
     """
-    own = label.argmax(1)
+    unit = label.argmax(1)
     units = outputs(head, z)
-    lifted = units + bonus * F.one_hot(own, units.shape[1]).to(units.dtype)
-    return lifted.argmax(1) == own
+    lifted = units + bonus * F.one_hot(unit, units.shape[1]).to(units.dtype)
+    return lifted.argmax(1) == unit
 
 
 def leading(head: Head, z: Tensor, count: int, view: str) -> tuple[Tensor, Tensor]:
@@ -129,9 +129,9 @@ def leading(head: Head, z: Tensor, count: int, view: str) -> tuple[Tensor, Tenso
         and their gradients by z (N, count - 1, d).
     """
     seen = head.scores(z) if view == "class" else outputs(head, z)
-    ordered, place = seen.sort(dim=1, descending=True, stable=True)
+    ordered, order = seen.sort(dim=1, descending=True, stable=True)
     gaps = ordered[:, 1:count] - ordered[:, :1]
-    chosen = F.one_hot(place[:, :count], seen.shape[1]).to(z.dtype)
+    chosen = F.one_hot(order[:, :count], seen.shape[1]).to(z.dtype)
     behind = chosen[:, 1:] - chosen[:, :1]
     if seen is z:
         return gaps, behind

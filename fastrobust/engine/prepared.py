@@ -50,8 +50,8 @@ class Prepared(Classifier):
         """Copy and pickle by what it was made from: a backend belongs to one network."""
         plain = Classifier(self.net, self.head)
         plain.mean, plain.std = self.mean, self.std
-        wish = self.search
-        return prepare, (plain, wish.precision, wish.memory, wish.name, self.graph)
+        backend = self.search
+        return prepare, (plain, backend.precision, backend.memory, backend.name, self.graph)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -128,7 +128,7 @@ def prepare(
 def choose(
     net: nn.Module, name: str = "auto", precision: str = "fp32", memory: int | None = None
 ) -> Backend:
-    """Return the backend that suits a network; but for "compile", the same one for the same wish.
+    """Return the backend that suits a network; but for "compile", the same one each time.
 
     Args:
         net: what is to be run.
@@ -140,9 +140,9 @@ def choose(
     Raises:
         ValueError: a word is unknown, `memory` is not positive, or `net` does not suit.
     """
-    for what, wish, words in (("backend", name, NAMES), ("precision", precision, PRECISIONS)):
-        if wish not in words:
-            raise ValueError(f"{what} must be {' | '.join(words)}, got {wish!r}")
+    for what, word, words in (("backend", name, NAMES), ("precision", precision, PRECISIONS)):
+        if word not in words:
+            raise ValueError(f"{what} must be {' | '.join(words)}, got {word!r}")
     if memory is not None and memory <= 0:
         raise ValueError(f"memory must be a positive number of bytes, got {memory}")
     reason = unsuited(net, precision)

@@ -76,8 +76,8 @@ def _dlr_to(rival: Tensor, scores: Tensor, y: Tensor) -> Tensor:
     return margin / (ranked[:, 0] - ranked[:, 2:4].mean(1) + _TINY)
 
 
-def _at(scores: Tensor, place: Tensor) -> Tensor:
-    return scores.gather(1, place[:, None])[:, 0]
+def _at(scores: Tensor, index: Tensor) -> Tensor:
+    return scores.gather(1, index[:, None])[:, 0]
 
 
 def _need(scores: Tensor, least: int) -> None:

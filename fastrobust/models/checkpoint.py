@@ -57,14 +57,14 @@ def save(path: str | os.PathLike[str], classifier: Classifier, **facts: Any) -> 
     wrong = _not_finite(tensors)
     if wrong:
         raise ValueError(f"weights must be finite, got NaN or inf in {wrong}")
-    own = {
+    computed = {
         "format_version": FORMAT_VERSION,
         "architecture": models.architecture(classifier.net),
         "head": _describe(classifier.head),
         "normalisation": _normalisation(tensors),
         "weights_digest": weights_digest(tensors),
     }
-    metadata = {"format": "pt", _ENTRY: json.dumps({**facts, **own})}
+    metadata = {"format": "pt", _ENTRY: json.dumps({**facts, **computed})}
     atomic.replace(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
 
 
@@ -170,15 +170,15 @@ def _rebuild(
 def _check_fit(
     path: str | os.PathLike[str], classifier: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
-    wish, fact = (
+    expected, fact = (
         {name: f"{tuple(t.shape)} {t.dtype}" for name, t in state.items()}
         for state in (classifier.state_dict(), tensors)
     )
-    for name in sorted(wish.keys() | fact.keys()):
-        if wish.get(name) != fact.get(name):
+    for name in sorted(expected.keys() | fact.keys()):
+        if expected.get(name) != fact.get(name):
             raise CheckpointError(
                 f"{path} must fit its architecture: {name} must be "
-                f"{wish.get(name, 'absent')}, got {fact.get(name, 'no such tensor')}"
+                f"{expected.get(name, 'absent')}, got {fact.get(name, 'no such tensor')}"
             )
 
 

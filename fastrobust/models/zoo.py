@@ -35,16 +35,16 @@ def pretrained(data_set: str, model_name: str) -> Classifier:
     """
     root = resources.files(__package__) / "weights"
     wanted = f"{slug(model_name)}.safetensors"
-    found = {
-        place.name: sorted(file.name for file in place.iterdir())
-        for place in root.iterdir()
-        if place.is_dir()
+    files = {
+        folder.name: sorted(file.name for file in folder.iterdir())
+        for folder in root.iterdir()
+        if folder.is_dir()
     }
-    if wanted not in found.get(data_set, ()):
+    if wanted not in files.get(data_set, ()):
         there = ", ".join(
             f"{name}/{file.removesuffix('.safetensors')}"
-            for name in sorted(found)
-            for file in found[name]
+            for name in sorted(files)
+            for file in files[name]
         )
         raise ValueError(
             f"data_set and model_name must name weights that come with the package ({there}), got "

@@ -19,13 +19,13 @@ _LANES = 16  # frequencies that the kernel takes at a time
 @lru_cache(maxsize=256)
 def half_plane(rows: int, columns: int) -> tuple[tuple[int, int, int], ...]:
     """List frequencies (u, v, how often): one of each conjugate pair, whose values are the same."""
-    found = []
+    frequencies = []
     for u in range(rows):
         for v in range(columns // 2 + 1):
             mirror = (-u % rows, -v % columns)
             if (u, v) <= mirror or mirror[1] > columns // 2:
-                found.append((u, v, 1 if (u, v) == mirror else 2))
-    return tuple(found)
+                frequencies.append((u, v, 1 if (u, v) == mirror else 2))
+    return tuple(frequencies)
 
 
 def conv_spectrum(
@@ -98,12 +98,12 @@ def conv_spectrum(
     if not shapes:
         return []
     values = _conv_spectrum(torch.cat(grams), torch.cat(waves), torch.cat(jobs), value_size)
-    found, at = [], 0
+    spectra, at = [], 0
     for (problems, r, padded, frequencies), scale in zip(shapes, scales, strict=True):
         mine = values[at : at + problems * r * padded].view(problems, r, padded)
-        found.append(mine[..., :frequencies].mT * scale[..., None])
+        spectra.append(mine[..., :frequencies].mT * scale[..., None])
         at += problems * r * padded
-    return found
+    return spectra
 
 
 def _lag_gram(weight: Tensor, places: Places, size: Size) -> Tensor:
@@ -169,12 +169,12 @@ def conv_spectrum_ref(
     weights: Sequence[Tensor], places: Sequence[Places], sizes: Sequence[Size]
 ) -> list[Tensor]:
     """Do what :func:`conv_spectrum` does in plain PyTorch; values are descending."""
-    found = []
+    values = []
     for weight, where, size in zip(weights, places, sizes, strict=True):
         u, v, _ = torch.tensor(half_plane(*size), dtype=torch.float64).T
         y, x = torch.tensor(where, dtype=torch.float64).T[..., None]
         angle = (u * y / size[0] + v * x / size[1]) * (-2 * math.pi)
         wave = torch.polar(torch.ones_like(angle), angle).to(weight.device)
         matrices = torch.einsum("pabt,tf->pfab", weight.to(wave.dtype), wave)
-        found.append(torch.linalg.svdvals(matrices).to(weight.dtype))
-    return found
+        values.append(torch.linalg.svdvals(matrices).to(weight.dtype))
+    return values

@@ -1,4 +1,4 @@
-"""One iteration of Carlini and Wagner's L2 attack, each row at its own place in its search."""
+"""One iteration of Carlini and Wagner's L2 attack, each row at its own step of its search."""
 
 import math
 from dataclasses import dataclass, fields
@@ -94,7 +94,7 @@ def cw_step_(
     lo: float = 0.0,
     hi: float = 1.0,
 ) -> None:
-    """Judge the images that were asked about, then move every row, in place.
+    """Compare the images asked about with the best so far, then move every row, in place.
 
     With squared distance l2 to the origin and objective l2 + c max(f, 0):
 
@@ -246,8 +246,8 @@ def cw_step_ref_(
     r.origin.copy_(torch.where(placed, origin, r.origin))
     r.x.copy_(torch.where(placed, origin, torch.where(moves, moved, r.x)))
 
-    found = ended & r.found
-    upper = torch.where(found, torch.minimum(r.upper, r.const), r.upper)
+    ended_well = ended & r.found
+    upper = torch.where(ended_well, torch.minimum(r.upper, r.const), r.upper)
     lower = torch.where(ended & ~r.found, torch.maximum(r.lower, r.const), r.lower)
     bracketed = upper < NO_UPPER / 10
     const = torch.where(r.found, r.const, r.const * 10)

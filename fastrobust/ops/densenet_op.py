@@ -176,9 +176,9 @@ class DenseNetGpuKernel:
     def forward(self, weights: Tensor, x: Tensor, state: Tensor | None, scratch: Tensor) -> Tensor:
         """Map images (N, C, H, W), float32, to outputs (N, d); fill the state if there is one."""
         z = x.new_empty(len(x), self.shape.outputs)
-        own, rest = self._parts(len(x), state, scratch)
+        kept_state, rest = self._parts(len(x), state, scratch)
         keep = state is not None
-        kernels.densenet_cuda(self.plan, weights, x, z, own, keep, None, None, rest)
+        kernels.densenet_cuda(self.plan, weights, x, z, kept_state, keep, None, None, rest)
         return z
 
     def backward(
@@ -186,8 +186,8 @@ class DenseNetGpuKernel:
     ) -> Tensor:
         """Gradient (N, C, H, W) by the images x of what has the gradient dz (N, d) by outputs."""
         grad = torch.empty_like(x)
-        own, rest = self._parts(len(x), state, scratch)
-        kernels.densenet_cuda(self.plan, weights, None, None, own, True, dz, grad, rest)
+        kept_state, rest = self._parts(len(x), state, scratch)
+        kernels.densenet_cuda(self.plan, weights, None, None, kept_state, True, dz, grad, rest)
         return grad
 
     def pack(self, folded: Sequence[Tensor]) -> Tensor:
@@ -199,8 +199,8 @@ class DenseNetGpuKernel:
 
     def _parts(self, count: int, state: Tensor | None, scratch: Tensor) -> tuple[Tensor, Tensor]:
         kept = self.state(count)
-        own = scratch[:kept] if state is None else state
-        return own.view(torch.uint8), scratch[kept:].view(torch.uint8)
+        kept_state = scratch[:kept] if state is None else state
+        return kept_state.view(torch.uint8), scratch[kept:].view(torch.uint8)
 
 
 has_gpu_kernels = hasattr(kernels, "densenet_cuda")

@@ -207,18 +207,19 @@ def _distance(
     if len(targets) == 1:
         return units.sum(1) * 0 - torch.inf
     rival = scores.detach().scatter(1, y[:, None], -torch.inf).argmax(1)
-    own, other = targets[y], targets[rival]
+    target_of_y, other = targets[y], targets[rival]
     if loss == "squared":
-        return ((other - own) * (2 * units - own - other)).sum(1)
+        return ((other - target_of_y) * (2 * units - target_of_y - other)).sum(1)
     tiny = 1e-12 if units.dtype == torch.float32 else 1e-24
-    far, near = ((units - target).square().sum(1) for target in (own, other))
+    far, near = ((units - target).square().sum(1) for target in (target_of_y, other))
     return torch.where(far < tiny, tiny, far).sqrt() - torch.where(near < tiny, tiny, near).sqrt()
 
 
 def _margin(scores: Tensor, y: Tensor) -> Tensor:
     """Return score of y minus the best other score; +inf where there is no other class."""
-    own = scores.gather(1, y[:, None])[:, 0]
+    score = scores.gather(1, y[:, None])[:, 0]
     if scores.shape[1] == 1:
-        return torch.where(torch.ones_like(own, dtype=torch.bool), own.detach() + torch.inf, own)
+        no_rival = torch.ones_like(score, dtype=torch.bool)
+        return torch.where(no_rival, score.detach() + torch.inf, score)
     others = scores.scatter(1, y[:, None], -torch.inf)
-    return own - others.gather(1, others.argmax(1, keepdim=True))[:, 0]
+    return score - others.gather(1, others.argmax(1, keepdim=True))[:, 0]

@@ -94,9 +94,9 @@ def lbfgs_direction_ref(
     recursion, gamma = [], torch.zeros_like(x[:, :1])
     q = free_grad
     for age in range(length):  # from the newest pair to the oldest
-        place = (pairs - 1 - age) % length
-        shift, bend = s[rows, place].flatten(1), y[rows, place].flatten(1)
-        weight = rho[rows, place][:, None]
+        slot = (pairs - 1 - age) % length
+        shift, bend = s[rows, slot].flatten(1), y[rows, slot].flatten(1)
+        weight = rho[rows, slot][:, None]
         held = (age < pairs)[:, None] & (weight > 0)
         gamma = torch.where(held & (gamma == 0), 1 / (weight * _dot(bend, bend)), gamma)
         shift, bend = torch.where(free & held, shift, 0), torch.where(free & held, bend, 0)

@@ -50,7 +50,7 @@ def launch_start(
         norm: "linf" or "l2".
         eps: radius of the ball, >= 0 in units of x; a number or (N,).
         seed: 0 <= seed < 2^64.
-        index: (N,) int64 place of each image in its data set.
+        index: (N,) int64 index of each image in its data set.
         restart: 0 <= restart < 2^31; a number or (N,) int64.
         lo: lower bound of a pixel, or None (the default: CleverHans 2.1.0 starts outside the box).
         hi: upper bound of a pixel, or None.

@@ -27,7 +27,7 @@ class SquareRows:
         x0: like x, centres of the balls.
         run: (N,) int64 runs before this one.
         eps: (N,) radii of the balls, in units of x.
-        index: (N,) int64 place of each image in its data set.
+        index: (N,) int64 index of each image in its data set.
         seed: of the random numbers, 0 <= seed < 2^64.
     """
 
@@ -185,8 +185,8 @@ def _proposed(
     room = torch.tensor([height, width], device=held.device) - sides + 1
     first = ((draw[:, :2].double() + 1) / 2 * room).long()
     inside = [
-        (place >= first[:, [axis]]) & (place < (first + sides)[:, [axis]])
-        for axis, place in enumerate(torch.arange(n, device=held.device) for n in (height, width))
+        (pixel >= first[:, [axis]]) & (pixel < (first + sides)[:, [axis]])
+        for axis, pixel in enumerate(torch.arange(n, device=held.device) for n in (height, width))
     ]
     window = inside[0][:, None, :, None] & inside[1][:, None, None, :]
     signs = torch.where(draw[:, _FIRST_SIGN:] < 0, -1.0, 1.0).to(held.dtype)

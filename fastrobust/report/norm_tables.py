@@ -25,10 +25,10 @@ def layer_table(name: str, report: LipschitzReport) -> TextTable:
             continue
         chain = "" if layer.log_chain is None else f"{layer.log_chain:.2f}"
         free = "" if layer.scale_free is None else f"{layer.scale_free:.4f}"
-        place = layer.name.removeprefix("net.")
+        name = layer.name.removeprefix("net.")
         kind = layer.kind if layer.part != "units" else f"{layer.kind}, to the units"
         rows.append(
-            (place, kind, f"{layer.raw:.4f}", chain, f"{layer.folded:.4f}", free,
+            (name, kind, f"{layer.raw:.4f}", chain, f"{layer.folded:.4f}", free,
              f"{layer.bound:.4f}")
         )  # fmt: skip
     return TextTable(

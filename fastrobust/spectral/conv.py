@@ -99,8 +99,8 @@ def conv_spectra(
     """
     with torch.no_grad():
         tori = _tori(weights, input_size, stride, dilation, groups)
-    found, methods = all_values(tori)
-    return Spectra([expanded(f, t) for f, t in zip(found, tori, strict=True)], methods)
+    values, methods = all_values(tori)
+    return Spectra([expanded(f, t) for f, t in zip(values, tori, strict=True)], methods)
 
 
 def _tori(weights: Sequence[Tensor], *arguments: Any) -> list[Torus]:
@@ -188,8 +188,8 @@ def conv_norm(
     (upper,) = largest([torus(weight, larger, stride, dilation, groups)])
     if bound == "upper":
         return Norm(upper, 0.0, upper.detach(), 0) if details else upper
-    found = zero_padded(weight, size, steps, spread, groups, around, upper.detach())
-    return found if details else found.value
+    norm = zero_padded(weight, size, steps, spread, groups, around, upper.detach())
+    return norm if details else norm.value
 
 
 def conv_norms(

@@ -20,7 +20,7 @@ class Layer:
     """What one layer contributes.
 
     Attributes:
-        name: Its place in the tree of modules.
+        name: Its name in the tree of modules.
         kind: ``"conv"``, ``"linear"``, ``"batch norm"``, ``"relu"`` and so on.
         part: ``"net"``; ``"scores"`` or ``"units"`` for what a head adds on the way to its class
             scores or to its output units.
@@ -51,10 +51,10 @@ class Layer:
 
 def layers_of(links: list[Link]) -> list[Layer]:
     """Return what each link contributes; all norms are found together."""
-    wishes = [wish for link in links for wish in _wishes(link)]
+    wishes = [task for link in links for task in _wishes(link)]
     columns = [list(column) for column in zip(*wishes, strict=True)]
     norms = iter([float(norm) for norm in conv.conv_norms(*columns)] if wishes else [])
-    found, log_chain = [], 0.0
+    layers, log_chain = [], 0.0
     for link in links:
         if link.weight is None:
             assert link.norm is not None
@@ -64,8 +64,8 @@ def layers_of(links: list[Link]) -> list[Layer]:
             raw, folded, free, bound = islice(norms, 4)
             log_chain += log_of(raw) if link.part == "net" else 0.0
             numbers = raw, log_chain if link.part == "net" else None, folded, free, bound
-        found.append(Layer(link.name, link.kind, link.part, *numbers))
-    return found
+        layers.append(Layer(link.name, link.kind, link.part, *numbers))
+    return layers
 
 
 def _wishes(link: Link) -> list[_Convolution]:

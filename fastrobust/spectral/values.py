@@ -25,16 +25,16 @@ _MOST_TAPS = 64  # of the kernel, whose work grows with their square
 def all_values(tori: list[Torus]) -> tuple[list[Tensor], list[str]]:
     """Return (groups, frequencies, smaller side) values of each, and how they were found."""
     ways = [_ways(each) for each in tori]
-    found: dict[int, Tensor] = {}
+    values: dict[int, Tensor] = {}
     methods: dict[int, str] = {}
     left = list(range(len(tori)))
     while left:
         methods.update({i: ways[i].pop(0) for i in left})
         for method in sorted({methods[i] for i in left}):
             members = [i for i in left if methods[i] == method]
-            found.update(zip(members, _run(method, [tori[i] for i in members]), strict=True))
-        left = [i for i in left if ways[i] and _is_ill_conditioned(found[i])]
-    return [found[i] for i in range(len(tori))], [methods[i] for i in range(len(tori))]
+            values.update(zip(members, _run(method, [tori[i] for i in members]), strict=True))
+        left = [i for i in left if ways[i] and _is_ill_conditioned(values[i])]
+    return [values[i] for i in range(len(tori))], [methods[i] for i in range(len(tori))]
 
 
 def _ways(each: Torus) -> list[str]:
@@ -76,7 +76,7 @@ def _run(method: str, tori: list[Torus]) -> list[Tensor]:
 
 def _by_kernel(tori: list[Torus]) -> list[Tensor]:
     """Do all that have one dtype and device in one call, those of one shape in one stack."""
-    found: dict[int, Tensor] = {}
+    by_torus: dict[int, Tensor] = {}
     batches: dict[Any, dict[Any, list[int]]] = {}
     for i, each in enumerate(tori):
         w = each.weight
@@ -86,8 +86,8 @@ def _by_kernel(tori: list[Torus]) -> list[Tensor]:
         stacks = [torch.cat([tori[i].weight for i in members]) for members in alike.values()]
         results = conv_spectrum(stacks, [key[1] for key in alike], [key[2] for key in alike])
         for members, values in zip(alike.values(), results, strict=True):
-            found.update(zip(members, values.chunk(len(members)), strict=True))
-    return [found[i] for i in range(len(tori))]
+            by_torus.update(zip(members, values.chunk(len(members)), strict=True))
+    return [by_torus[i] for i in range(len(tori))]
 
 
 def _one_svd(each: Torus) -> Tensor:

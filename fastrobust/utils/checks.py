@@ -24,13 +24,13 @@ def images(x: object, name: str = "x") -> Tensor:
 
 def like(images_: object, x: Tensor, name: str) -> Tensor:
     """Return finite images of x's shape, dtype and device, one for each, else raise."""
-    found = images(images_, name)
-    if found.shape != x.shape or found.dtype != x.dtype or found.device != x.device:
+    like_x = images(images_, name)
+    if like_x.shape != x.shape or like_x.dtype != x.dtype or like_x.device != x.device:
         raise ValueError(
             f"{name} must be like x, {tuple(x.shape)} {x.dtype} on {x.device}, got "
-            f"{tuple(found.shape)} {found.dtype} on {found.device}"
+            f"{tuple(like_x.shape)} {like_x.dtype} on {like_x.device}"
         )
-    return found.detach()
+    return like_x.detach()
 
 
 def labels(

@@ -150,8 +150,8 @@ def finite_differences(probe: Probe) -> Check:
         wide = _changes(probe, probe.threat.eps / 2)[1] if probe.threat.norm == "linf" else actual
     if not predicted.any():
         changes = bool((wide != 0).any())
-        found = f"The gradient is zero at every image{', but the loss changes' * changes}."
-        return Check(name, "fail" if changes else "pass", 0.0, found, _ADVICE)
+        text = f"The gradient is zero at every image{', but the loss changes' * changes}."
+        return Check(name, "fail" if changes else "pass", 0.0, text, _ADVICE)
     number = _correlation(predicted, actual)
     return Check(
         name,
