@@ -5,6 +5,7 @@ import dataclasses
 from dataclasses import FrozenInstanceError
 
 import attack_table
+import numpy_attacks
 import pytest
 import torch
 from test_attacks_metamorphic import images, small_model
@@ -50,7 +51,8 @@ def test_it_has_what_other_packages_ask_for(attack):
     assert isinstance(kind.unbounded, bool) and kind.cost >= 0
     # What nothing bounds has no radius; FAB's eps is only where its random starts are.
     assert isinstance(attack.stride, int) and attack.stride >= 1
-    assert isinstance(attack.uneven, bool) and isinstance(attack.ends_early, bool)
+    for flag in ("uneven", "ends_early", "starts_at_image", "reads_units"):
+        assert isinstance(getattr(attack, flag), bool), flag
     assert kind.unbounded == (kind.per_row != "eps")
     assert set(kind.letters) <= set(kind.__dataclass_fields__)
 
@@ -78,3 +80,16 @@ def test_results_model_and_input(attack):
     assert (result.queries > 0).all()
     again = run(attack, model, x, y, seed=1)
     assert torch.equal(again.adv, result.adv) and torch.equal(again.queries, result.queries)
+
+
+@pytest.mark.parametrize(("head", "guess"), [("ce", 0), ("codeword", 1)])
+def test_a_guessed_label_vector_costs_one_query(head, guess):
+    """On codewords the vector of an untargeted row is guessed at the clean image."""
+    model = numpy_attacks.Net.make(head).torch()
+    x = torch.rand(4, *numpy_attacks.SHAPE).double()
+    attack = attacks.FGSM(eps=0.1, loss="units-ce")
+    labels = model.predict(x)
+    steps_and_decision = 2 + 1
+    assert (attack.run(model, x, labels).queries == steps_and_decision + guess).all()
+    assert (attack.run(model, x).queries == steps_and_decision + 1).all()  # the label itself
+    assert (attack.run(model, x, target=(labels + 1) % 3).queries == steps_and_decision).all()

@@ -47,6 +47,18 @@ def assert_same(ours, theirs, **tolerance):
         torch.testing.assert_close(a, b, msg=lambda m, f=field: f"{f.name}: {m}", **tolerance)
 
 
+def test_a_long_search_is_the_references_too(device):
+    """From ten steps on, the last one takes the smallest c that succeeded."""
+    ours = batch((5, 7), torch.float64, device)
+    theirs, settings = copy(ours), {**SETTINGS, "iterations": 2, "searches": 11}
+    for step in range(1 + 11 * 2):
+        told = answers(theirs, step)
+        cw_step_(ours, *told, **settings)
+        cw_step_ref_(theirs, *told, **settings)
+        assert_same(ours, theirs, rtol=1e-9, atol=1e-9)
+    assert ended(ours, 11).all()
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_against_the_reference_through_a_whole_search(shape, dtype, device):
