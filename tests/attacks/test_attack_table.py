@@ -44,6 +44,12 @@ def test_it_never_changes(attack):
     assert {attack: 1}[dataclasses.replace(attack)] == 1  # equal attacks are one key
 
 
+def test_what_must_be_positive_is_not_zero():
+    for make in (lambda: attacks.CWL2(initial_const=0), lambda: attacks.FAB(eta=0)):
+        with pytest.raises(ValueError, match="must be > 0 and finite, got 0"):
+            make()
+
+
 @EVERY
 def test_it_has_what_other_packages_ask_for(attack):
     kind = type(attack)

@@ -385,3 +385,10 @@ def test_defaults_are_the_papers_and_the_repr_reads_back():
     attack = LBFGS(initial_const=1, view="units", gtol=0)
     assert repr(attack) == "LBFGS(initial_const=1.0, gtol=0.0, view='units')"
     assert from_repr(repr(attack)) == attack
+
+
+def test_a_step_not_made_costs_what_those_made_did():
+    _, model, x, target = batch("ce", 4)
+    attack = LBFGS(max_steps=5, binary_search_steps=3)
+    state = run_state(attack, model, x, target)
+    torch.testing.assert_close(attack.cost_of_a_step(state), state.queries / 3)
