@@ -23,7 +23,7 @@ def check(
         typer.Option(
             min=1,
             help="Number of test images behind each reported rate, if the file does not say. The "
-            "paper never states it; three printed decimals can resolve 1/1000, hence the default.",
+            "default follows from the paper's three decimals; it does not give the number.",
         ),
     ] = reading.IMAGES,
     classes: Annotated[

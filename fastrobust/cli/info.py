@@ -24,8 +24,9 @@ def info(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Show which engine attacks this model (a checkpoint or package.module:callable), "
-            "why, and how many input gradients it computes per second."
+            help="Show which engine computes the gradients of this model (a checkpoint or "
+            "package.module:callable), "
+            "why, and how many per second."
         ),
     ] = None,
     image: options.Image = None,
@@ -35,7 +36,7 @@ def info(
     as_json: options.Json = False,
     debug: options.Debug = False,
 ) -> None:
-    """Describe this build, a checkpoint or a run folder, or benchmark attacks on a model."""
+    """Describe this build, a checkpoint or a run folder, or show which engine a model gets."""
     if model is not None and what is not None:
         raise ValueError(f"info takes WHAT or --model, not both, got {what} and --model {model}")
     if model is not None:

@@ -51,7 +51,8 @@ def lipschitz(
     eps: Annotated[
         Sequence[float] | None,
         typer.Option(
-            help="L2 radii at which to measure both sides of the paper's inequality.",
+            help="L2 radii at which to measure both sides of the inequality in the paper's section "
+            "3.4: the loss under attack, and its bound.",
             metavar="E,E",
             parser=options.comma_separated(_radius, "numbers >= 0"),
         ),

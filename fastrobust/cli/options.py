@@ -56,8 +56,8 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Attack only the first N 
 Tables = Annotated[
     Sequence[int] | None,
     typer.Option(
-        help="Only run these tables, e.g. 3,5. 3-7: the paper's tables; 8: codeword-length "
-        "ablation; 9: other defences; 1: the search behind Figure 1.",
+        help="Only run these tables, e.g. 3,5. 1: the search behind Figure 1; 3-7: the paper's "
+        "tables; 8: codeword lengths; 9: other defences.",
         metavar="N,N",
         parser=comma_separated(int, "numbers"),
     ),
@@ -116,8 +116,8 @@ Jobs = Annotated[
 Evaluate = Annotated[
     str | None,
     typer.Option(
-        help="Also evaluate the three classifiers at two radii, with this budget (quick, standard "
-        "or thorough), and show their robust accuracy next to the tables.",
+        help="Also evaluate the three classifiers at eps 0.1 and 0.2, with this budget (quick, "
+        "standard or thorough), and show their robust accuracy next to the tables.",
         metavar="BUDGET",
         parser=_budget,
     ),
@@ -125,8 +125,9 @@ Evaluate = Annotated[
 Without = Annotated[
     Sequence[str] | None,
     typer.Option(
-        help="Comma-separated list of optimisations to disable (none affects reported rates): "
-        "first-success, shared-const, prefixes, clean-gradient.",
+        help="Comma-separated list of optimisations to disable; rates stay the same. first-success "
+        "(stop searches early), shared-const (reuse runs at the same c), prefixes (take short runs "
+        "from long ones), clean-gradient (compute the first gradient once).",
         metavar="NAME,NAME",
         parser=comma_separated(str, "names"),
     ),

@@ -78,7 +78,7 @@ def shape_of(net: DenseNet) -> DenseNetShape:
 
 
 def fold(net: DenseNet) -> list[Tensor]:
-    """Return the folded weights, float64, in the order of :mod:`fastrobust.ops.densenet`."""
+    """Return the folded weights, float64, in the order of :mod:`fastrobust.ops.densenet_op`."""
     folded = [net.stem.weight.double()]
     blocks: Any = net.blocks
     transitions: Any = net.transitions
